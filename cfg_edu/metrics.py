@@ -305,7 +305,7 @@ def show_tradeoff(
     if label or floor: ax.legend(fontsize=8)
     return ax
 
-# %% ../nbs/11_metrics.ipynb #39b13661
+# %% ../nbs/11_metrics.ipynb #f275007c
 def tradeoff(
     model,           # the contract: `model(z, lam, y) -> eps`
     ws,              # guidance weights ≥ −1
@@ -313,6 +313,7 @@ def tradeoff(
     y:Tensor,        # (n,) int64, the class to ask for in each sample; n samples for each w
     judge='digits',  # a registered name, or a `Judge`
     guide=CFG,       # how to guide: `guide(model, w)` is again a model
+    keep=None,       # called as `keep(w, samples)` for each w, say to draw them
     **kwargs,        # passed to `sample`: `n_steps`, `step`, `clip`, `seed`, …
 ): # yields a dict for each w: w and what `evaluate` returns
     "Metrics over the guidance weight (the paper's table), a row as soon as it is known. Raises ValueError at once for a bad weight or judge, or fewer than ten `y`."
@@ -320,5 +321,8 @@ def tradeoff(
     if y.ndim != 1 or len(y) < 10: raise ValueError(f"y must be (n,) classes with n of at least 10, got shape {tuple(y.shape)}")
     _check(real, None, judge, 10, 'real')
     guided, known = [guide(model, w) for w in ws], y if 'verdict' in judge.layers else None
-    def row(w, m): return dict(w=w, **evaluate(sample(m, (len(y), *real.shape[1:]), y, **kwargs), real, known, judge))
+    def row(w, m):
+        x = sample(m, (len(y), *real.shape[1:]), y, **kwargs).cpu()
+        if keep is not None: keep(w, x)
+        return dict(w=w, **evaluate(x, real, known, judge))
     return (row(w, m) for w, m in zip(ws, guided))

@@ -62,7 +62,7 @@ def _zeroed(m):
     for p in m.parameters(): nn.init.zeros_(p)
     return m
 
-# %% ../nbs/08_nets.ipynb #474c553f
+# %% ../nbs/08_nets.ipynb #405d795b
 class MLP(nn.Module, PyTorchModelHubMixin, library_name='cfg_edu'):
     "Residual blocks on points, scaled and shifted by λ and class. Raises ValueError for a size below 1 or odd `features`."
     def __init__(self,
@@ -90,6 +90,7 @@ class MLP(nn.Module, PyTorchModelHubMixin, library_name='cfg_edu'):
     )->Tensor:       # (b, dim)
         "The output, zero before training. Raises ValueError where the shapes or labels do not fit."
         check_inputs(self, z, lam, y)
+        if lam.stride(0) == 0: lam = lam[:1]                # sampling: one level for all, so one embedding for all
         emb = self.time_embed(sinusoid(1000*clock(lam), self.features).to(self.inp.weight.dtype))
         if y is not None: emb = emb + embed_class(self.label_emb, y)
         h, (scale, shift) = self.inp(z.to(emb.dtype)), self.scale_shift(F.silu(emb)).chunk(2, 1)
@@ -322,7 +323,7 @@ def adm64(
     "The paper's network for ImageNet 64×64: ADM's, with 3 output channels."
     return UNet(64, 3, 192, out_channels, 3, (32,16,8), (1,2,3,4), n_classes, dropout=.1, head_channels=64)
 
-# %% ../nbs/08_nets.ipynb #4de09579
+# %% ../nbs/08_nets.ipynb #20743591
 def net_for(
     name:str,       # 'mlp', 'unet_digits', 'unet_32' or 'adm64'
     n_classes:int,  # classes; label `n_classes` is null
@@ -333,5 +334,5 @@ def net_for(
         unet_32=lambda: unet_32(n_classes, shape[0], shape[-1]), adm64=lambda: adm64(n_classes))
     if name not in presets: raise ValueError(f"name must be one of {', '.join(presets)}, got {name!r}")
     net = presets[name]()
-    if net.shape != tuple(shape): raise ValueError(f"shape must be {net.shape} for {name!r}, got {tuple(shape)}")
+    if net.shape != tuple(shape): raise ValueError(f"net {name!r} takes examples of shape {net.shape}, got data of shape {tuple(shape)}")
     return net

@@ -73,7 +73,7 @@ class NoiseStreams:
         self.left, self.chunk = self.left-k, max(1, 65_536//math.prod(self.shape))
         return next(self.buf)
 
-# %% ../nbs/06_sampling.ipynb #544fc8dd
+# %% ../nbs/06_sampling.ipynb #cc10a6a6
 @torch.no_grad()
 def sample(
     model,                # the contract: `model(z, lam, y) -> eps`
@@ -88,7 +88,7 @@ def sample(
     device=None,          # where to run; None: where the model's parameters are
     dtype=torch.float32,  # of z
     cb=None,              # called as `cb(i, lam, z, x_hat)` after every call of the model
-    progress:bool=False,  # show a progress bar
+    progress:bool=False,  # show a progress bar, in a notebook or a terminal
 )->Tensor:                # (n, …) samples
     "Samples from `model` along rising λ; the last call returns x̂ (Ho & Salimans, §2). Raises ValueError where an argument does not fit."
     lams = Schedule().grid(n_steps) if lams is None else torch.as_tensor(lams, dtype=torch.float64).cpu()
@@ -99,7 +99,7 @@ def sample(
     was_training = getattr(model, 'training', False)
     if was_training: model.eval()
     try:
-        with tqdm(total=-(-n//bs)*len(lams), desc='sampling', unit='call', disable=not progress, leave=False) as bar:
+        with tqdm(total=-(-n//bs)*len(lams), desc='sampling', unit='call', disable=None if progress else True, leave=False) as bar:
             for start in range(0, n, bs):
                 seeds = range(seed+start, seed+min(start+bs, n))
                 noise, x_prev = NoiseStreams(seeds, shape[1:], len(lams), device, dtype), 0.
