@@ -81,7 +81,7 @@ def _command(f):
     command = call_parse(_f)
     return command
 
-# %% ../nbs/12_cli.ipynb #e7f08983
+# %% ../nbs/12_cli.ipynb #b5909ecd
 @_command
 def cfg_train(
     data:str='digits',        # rung of the ladder: digits, mixture, moons, spirals, pinwheel, checkerboard, mnist, fashion, cifar10
@@ -112,7 +112,7 @@ def cfg_train(
     learn = diffusion_learner(dls, model, Schedule(lam_min, lam_max), predicts, p_uncond, config['decay'], config['lr'], cbs)
     n_par = sum(p.numel() for p in learn.model.parameters())
     print(f"{out}: {data}, {config['net']} with {n_par:,} parameters, {config['steps']} steps of {config['bs']} on {dls.device}")
-    learn.logger = lambda row: None if isinstance(row[0], str) else print(f'epoch {row[0]+1}: loss {row[1]:.4f}, on held-out data {row[2]:.4f}, {row[3]}')
+    learn.logger = lambda row: print(f'epoch {row[0]+1}: loss {row[1]:.4f}, on held-out data {row[2]:.4f}, {row[3]}')
     if is_cli() and config['net'] == 'mlp': torch.set_num_threads(1)                     # points are too few to share among threads
     with nullcontext() if sys.stdout.isatty() else learn.no_bar(): learn.fit_resumable(epochs, out/'last.ckpt', config['lr'])
     for name, m in dict(model=learn.model, ema=learn.ema.avg).items():

@@ -1,0 +1,26 @@
+"README.md from nbs/index.ipynb: its text, its visible code and what that printed or drew; pictures go to index_files/. `--check` compares instead of writing."
+import base64, re, sys
+from pathlib import Path
+import nbformat
+
+root = Path(__file__).parent.parent
+nb, parts, files = nbformat.read(root/'nbs/index.ipynb', 4), [], {}
+for i, c in enumerate(nb.cells):
+    if c.cell_type == 'markdown': parts.append(c.source); continue
+    flags = dict(re.findall(r'^#\|\s*([\w-]+):?\s*(.*)$', c.source, re.M))
+    if 'hide' in flags: continue
+    code = '\n'.join(l for l in c.source.splitlines() if not l.startswith('#|')).strip()
+    if flags.get('echo') != 'false': parts.append(f'```python\n{code}\n```')
+    text = ''.join(o.text for o in c.outputs if o.output_type == 'stream' and o.name == 'stdout').rstrip()
+    if text: parts.append('\n'.join('    '+l for l in text.splitlines()))
+    for o in c.outputs:
+        if png := o.get('data', {}).get('image/png'):
+            name = f"index_files/{flags.get('label', f'cell-{i}')}.png"
+            files[name] = base64.b64decode(png)
+            parts.append(f"![{flags.get('fig-alt', '').strip(chr(34))}]({name})\n\n*{flags.get('fig-cap', '').strip(chr(34))}*")
+files['README.md'] = ('<!-- made by .ci/readme.py from nbs/index.ipynb -->\n\n' + '\n\n'.join(parts) + '\n').encode()
+
+if '--check' in sys.argv:
+    if stale := [n for n, b in files.items() if not (root/n).exists() or (root/n).read_bytes() != b]: sys.exit(f'out of date: {", ".join(stale)}; run python .ci/readme.py')
+else:
+    for n, b in files.items(): (root/n).parent.mkdir(exist_ok=True); (root/n).write_bytes(b)
