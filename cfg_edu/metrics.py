@@ -285,12 +285,13 @@ def noise_floor(
         rows.append(_compare(part(a), part(b), None if y is None else y[a], k, splits))
     return dict({m: sum(o[m] for o in rows)/n_draws for m in rows[0]}, n=n)
 
-# %% ../nbs/11_metrics.ipynb #59f21cd7
+# %% ../nbs/11_metrics.ipynb #7920a3ff
 def show_tradeoff(
     rows,              # one dict with `w`, `fid` and `isc` for each weight, in order of w
     ax=None,           # axes to draw on; None makes a small figure
     label:str=None,    # name of the curve
     floor:dict=None,   # what `noise_floor` gave: a dotted line at its FID
+    names:bool=True,   # write w beside the points, as far as there is room?
     **kwargs,          # passed to `Axes.plot`
 ): # the axes
     "Inception score against FID, a point for each w (the paper's figure 2). Raises ValueError where `rows` is empty."
@@ -299,7 +300,12 @@ def show_tradeoff(
     if ax is None: ax = plt.subplots(figsize=(4.8, 3.4), layout='constrained')[1]
     x, y = [r['fid'] for r in rows], [r['isc'] for r in rows]
     ax.plot(x, y, **{'marker': 'o', 'ms': 4, 'lw': 1, 'label': label, **kwargs})
-    for r in rows: ax.annotate(f"{r['w']:g}", (r['fid'], r['isc']), (5, -4), textcoords='offset points', fontsize=7)
+    ax.autoscale_view()
+    at, last = ax.transData.transform(list(zip(x, y))), None
+    for r, p in zip(rows if names else [], at):
+        if last is not None and abs(p-last).max() < .13*ax.figure.dpi: continue             # too near to the last name
+        ax.annotate(f"{r['w']:g}", (r['fid'], r['isc']), (5, -4), textcoords='offset points', fontsize=7)
+        last = p
     if floor is not None: ax.axvline(floor['fid'], ls=':', c='gray', lw=1, label='real against real')
     ax.set(xlabel='FID (lower is better)', ylabel='Inception score (higher is better)')
     if label or floor: ax.legend(fontsize=8)
