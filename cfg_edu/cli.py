@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['recipes', 'columns', 'paper_ws', 'load_run', 'cfg_train', 'cfg_sample', 'cfg_evaluate', 'cfg_tradeoff']
 
-# %% ../nbs/12_cli.ipynb #ddfc532b
+# %% ../nbs/12_cli.ipynb #806eec70
 import csv, io, json, math, platform, sys, time
 from contextlib import nullcontext
 from functools import wraps
 from inspect import signature
 from pathlib import Path
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from fastcore.script import call_parse, is_cli
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save as to_safetensors
 from tqdm.auto import tqdm
 from .schedule import Schedule
@@ -26,13 +26,15 @@ from .sampling import sample, sampler as step_and_grid
 from .data import dls_for, rungs, to_unit
 from .nets import net_for
 from .training import SampleGrid, diffusion_learner, replacing
-from .metrics import evaluate, fingerprint, get_judge, noise_floor, show_tradeoff, to_uint8, tradeoff
+from .metrics import fingerprint, get_judge, noise_floor, show_tradeoff, to_uint8, tradeoff
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+import fastai
 from fastai.callback.training import GradientClip
 from fastai.callback.fp16 import MixedPrecision
 
-# %% ../nbs/12_cli.ipynb #ad8e0320
+# %% ../nbs/12_cli.ipynb #61694f4b
 recipes = {  # what suits each network when an argument is not given
-    'mlp':         dict(steps=2500,    lr=4e-3, decay=.998),
+    'mlp':         dict(steps=2000,    lr=4e-3, decay=.998),
     'unet_digits': dict(steps=300,     lr=4e-3, decay=.995),
     'unet_32':     dict(steps=50_000,  lr=3e-4, decay=.9995),
     'adm64':       dict(steps=540_000, lr=3e-4, decay=.9999),
@@ -43,14 +45,18 @@ def _net_name(shape): return 'mlp' if len(shape) == 1 else 'unet_digits' if shap
 def _write_json(path, o):
     with replacing(path) as f: f.write((json.dumps(o, indent=1, ensure_ascii=False) + '\n').encode())
 
+def _read_json(path):
+    try: return json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as e: raise ValueError(f"{path} is damaged ({e}): put it back, or choose another folder") from None
+
 def _claim(path, settings, what):
     "Writes `settings` to `path`, or raises ValueError where other ones are there"
     if path.exists():
-        old = json.loads(path.read_text())
+        old = _read_json(path)
         if differ := [f'{k} {old.get(k)!r} there, {v!r} asked' for k, v in settings.items() if old.get(k) != v]:
             raise ValueError(f"out {str(path.parent)!r} holds {what} of another configuration ({'; '.join(differ)}): give the same settings, or another folder")
         return
-    versions = {m.__name__: m.__version__ for m in (torch, np, matplotlib)} | dict(python=platform.python_version())
+    versions = dict(python=platform.python_version(), **{m.__name__: m.__version__ for m in (torch, fastai, np)})
     _write_json(path, {**settings, 'versions': versions})
 
 def load_run(
@@ -61,19 +67,22 @@ def load_run(
     "The trained model of a run, ready to sample from, and its configuration. Raises ValueError where there is no finished run."
     run = Path(run)
     if not (run/f'{weights}.safetensors').exists(): raise ValueError(f"run must be a folder with a finished training, {str(run)!r} has no {weights}.safetensors: cfg_train makes it")
-    config = json.loads((run/'config.json').read_text())
+    config = _read_json(run/'config.json')
     model = Denoiser(net_for(config['net'], config['n_classes'], tuple(config['shape'])), config['predicts'])
-    model.net.load_state_dict(load_file(run/f'{weights}.safetensors'))
+    try: model.net.load_state_dict(load_file(run/f'{weights}.safetensors'))
+    except SafetensorError as e: raise ValueError(f"{run/f'{weights}.safetensors'} is damaged ({e}): remove it, and cfg_train makes it again from last.ckpt") from None
     return model.eval().requires_grad_(False).to(device or ('cuda' if torch.cuda.is_available() else 'cpu')), config
 
-# %% ../nbs/12_cli.ipynb #1e2a823e
+# %% ../nbs/12_cli.ipynb #b0e2f164
 def _command(f):
     @wraps(f)
     def _f(*args, **kwargs):
+        if is_cli():
+            for s in (sys.stdout, sys.stderr): s.reconfigure(errors='backslashreplace')              # a terminal may know ASCII alone
         try: res = f(*args, **kwargs)
-        except (ValueError, OSError, FloatingPointError) as e:
+        except (ValueError, OSError, FloatingPointError, SafetensorError) as e:
             if not is_cli(): raise
-            sys.exit(f"{f.__name__}: {str(e).splitlines()[-1].strip()}")
+            sys.exit(f"{f.__name__}: {(str(e).splitlines() or [type(e).__name__])[-1].strip()}")   # fastai puts a line of its own before ours
         except KeyboardInterrupt:
             if not is_cli(): raise
             sys.exit(f"{f.__name__}: stopped; the same command continues")
@@ -81,7 +90,7 @@ def _command(f):
     command = call_parse(_f)
     return command
 
-# %% ../nbs/12_cli.ipynb #b5909ecd
+# %% ../nbs/12_cli.ipynb #8f551258
 @_command
 def cfg_train(
     data:str='digits',        # rung of the ladder: digits, mixture, moons, spirals, pinwheel, checkerboard, mnist, fashion, cifar10
@@ -112,7 +121,7 @@ def cfg_train(
     learn = diffusion_learner(dls, model, Schedule(lam_min, lam_max), predicts, p_uncond, config['decay'], config['lr'], cbs)
     n_par = sum(p.numel() for p in learn.model.parameters())
     print(f"{out}: {data}, {config['net']} with {n_par:,} parameters, {config['steps']} steps of {config['bs']} on {dls.device}")
-    learn.logger = lambda row: print(f'epoch {row[0]+1}: loss {row[1]:.4f}, on held-out data {row[2]:.4f}, {row[3]}')
+    learn.logger = lambda row: print(f'step {learn.train_iter}: loss {row[1]:.4f}, on held-out data {row[2]:.4f}, {row[3]}')
     if is_cli() and config['net'] == 'mlp': torch.set_num_threads(1)                     # points are too few to share among threads
     with nullcontext() if sys.stdout.isatty() else learn.no_bar(): learn.fit_resumable(epochs, out/'last.ckpt', config['lr'])
     for name, m in dict(model=learn.model, ema=learn.ema.avg).items():
@@ -121,6 +130,9 @@ def cfg_train(
     return out
 
 def _clip(config): return (-1., 1.) if len(config['shape']) == 3 else None
+
+def _check_seed(seed):
+    if not 0 <= seed < 2**32: raise ValueError(f"seed must lie in 0 … 2³²−1, got {seed}")
 
 def _loaders(data, path, **kwargs):
     if path is not None:
@@ -135,13 +147,14 @@ def _setup(args):
     if args['net'] not in (None, *recipes): raise ValueError(f"net must be one of {', '.join(recipes)}, got {args['net']!r}")
     if not args['grad_clip'] > 0: raise ValueError(f"grad_clip must be above 0, got {args['grad_clip']}")
     Schedule(args['lam_min'], args['lam_max'])
+    _check_seed(args['seed'])
     torch.manual_seed(args['seed'])
     dls = _loaders(args['data'], args['path'], seed=args['seed'], **(dict(bs=args['bs']) if args['bs'] is not None else {}))
     x, y = dls.train_ds.tensors
     name = args['net'] or _net_name(x.shape[1:])
     config = {k: recipes[name].get(k) if v is None else v for k, v in args.items() if k != 'path'} | dict(bs=dls.train.bs)
     if config['steps'] < 1: raise ValueError(f"steps must be at least 1, got {config['steps']}")
-    if not config['lr'] > 0: raise ValueError(f"lr must be above 0, got {config['lr']}")
+    if not 0 < config['lr'] < math.inf: raise ValueError(f"lr must be above 0 and finite, got {config['lr']}")
     config['out'], config['net'] = str(args['out'] or f"runs/{args['data']}"), name
     config['epochs'] = -(-config['steps']//100) if config['steps'] < 10_000 else 100
     config['steps'] = -(-config['steps']//config['epochs'])*config['epochs']
@@ -151,7 +164,7 @@ def _setup(args):
     diffusion_learner(dls, net, None, config['predicts'], config['p_uncond'], config['decay'])   # refuses what does not fit
     return json.loads(json.dumps(config)), dls, net
 
-# %% ../nbs/12_cli.ipynb #cf82e6b3
+# %% ../nbs/12_cli.ipynb #c059f372
 @_command
 def cfg_sample(
     run:str,                      # run folder of a trained network
@@ -163,13 +176,14 @@ def cfg_sample(
     v:float=0.,                   # exponent of the noise's variance, 0 to 1
     seed:int=0,                   # of the first sample; sample k has seed+k
     bs:int=250,                   # samples a batch; they do not depend on it
-    out:str=None,                 # file to write, .npz; default RUN/samples_wW_seedS.npz
+    out:str=None,                 # file to write, .npz; default RUN/samples_wW_yY_seedS.npz
 ):
     "Samples from a trained network, as an .npz (arr_0 images uint8 (n, h, w, c) or points float32 (n, 2); arr_1 labels) and a picture beside it. Raises ValueError for a bad argument."
     how, model, config, labels = step_and_grid(sampler, n_steps, v), *load_run(run), None
     if n < 1: raise ValueError(f"n must be at least 1, got {n}")
     if y is not None and not 0 <= y <= model.null: raise ValueError(f"y must lie in 0 … {model.null} ({model.null} is no class), got {y}")
-    out = Path(out or Path(run)/f'samples_w{w:g}_seed{seed}.npz')
+    _check_seed(seed)
+    out = Path(out or Path(run)/f"samples_w{w:g}{'' if y is None else f'_y{y}'}_seed{seed}.npz")
     if out.suffix != '.npz': raise ValueError(f"out must end in .npz, got {out.name!r}")
     labels = torch.arange(n)%model.null if y is None else torch.full((n,), y)
     x = sample(CFG(model, w), (n, *config['shape']), labels, seed=seed, clip=_clip(config), bs=bs, progress=True, **how).cpu()
@@ -182,7 +196,7 @@ def _save_fig(ax, path):
     with replacing(path) as f: ax.figure.savefig(f, format='png', dpi=150, bbox_inches='tight')
     plt.close(ax.figure)
 
-# %% ../nbs/12_cli.ipynb #96edb542
+# %% ../nbs/12_cli.ipynb #4d63e2d0
 columns = dict(w='{:g}', fid='{:.3f}', isc='{:.3f}', precision='{:.3f}', recall='{:.3f}', agreement='{:.3f}', n='{:g}')
 
 def _head(row): return ''.join(f'{k:>11}' for k in columns if k in row)
@@ -195,17 +209,23 @@ def _real(data, path=None):
     if x.ndim != 4: raise ValueError(f"data must be images to be judged by FID, {data!r} is points: the training page measures those")
     return to_unit(x), y
 
-def _sweep(model, config, ws, n, judge, how, bs, seed, path, keep=None):
-    "Real images against themselves, then a row for each w, printed as they come"
-    real, real_y = _real(config['data'], path)
-    judge = get_judge(judge or ('digits' if config['data'] == 'digits' else 'inception'))
-    if judge.name == 'inception' and real.shape[1] == 1:
-        raise ValueError("judge 'inception' looks at RGB images, the data is grey: give another judge")
+def _jury(data, judge, n, bs, seed, path):
+    "Real images, their classes and the judge; refuses what does not fit, before any work"
+    _check_seed(seed)
+    if n < 10: raise ValueError(f"n must be at least 10, got {n}")
+    if bs < 1: raise ValueError(f"bs must be at least 1, got {bs}")
+    if judge is not None and judge not in FEATURE_EXTRACTORS_REGISTRY: raise ValueError(f"judge must be one of {', '.join(sorted(FEATURE_EXTRACTORS_REGISTRY))}, got {judge!r}")
+    real, y = _real(data, path)
+    name, shape = judge or ('digits' if data == 'digits' else 'inception'), tuple(real.shape[1:])
+    if name == 'digits' and shape != (1, 8, 8) or name == 'inception' and shape[0] != 3: raise ValueError(f"judge {name!r} cannot look at images of shape {shape}: give another judge")
+    return real, y, get_judge(name)
+
+def _sweep(model, config, ws, y, jury, **kwargs):
+    "Real images against themselves, then an iterator over a row for each w"
+    real, real_y, judge = jury
     floor = dict(w='real', **noise_floor(real, real_y if 'verdict' in judge.layers else None, judge))
     print(_head(floor)); print(_line(floor))
-    y = torch.arange(n)%model.null
-    rows = tradeoff(model, ws, real, y, judge, keep=keep, seed=seed, clip=_clip(config), bs=bs, progress=True, **how)
-    return floor, rows
+    return floor, tradeoff(model, ws, real, y, judge, clip=_clip(config), progress=True, **kwargs)
 
 @_command
 def cfg_evaluate(
@@ -214,7 +234,7 @@ def cfg_evaluate(
     n:int=2000,                   # samples
     judge:str=None,               # digits or inception; default: what suits the data
     sampler:str='dpmpp_2m_sde',   # ancestral, ddim, dpmpp_2m or dpmpp_2m_sde
-    n_steps:int=32,               # calls of the model T for each batch, at least 2
+    n_steps:int=16,               # calls of the model T for each batch, at least 2
     v:float=0.,                   # exponent of the noise's variance, 0 to 1
     seed:int=0,                   # of the first sample
     bs:int=500,                   # samples a batch
@@ -222,26 +242,30 @@ def cfg_evaluate(
 ):
     "FID, Inception score, precision, recall and label agreement of a trained network, beside those of real images; adds a row to RUN/evaluate.csv. Raises ValueError for a bad argument."
     how, (model, config) = step_and_grid(sampler, n_steps, v), load_run(run)
-    floor, rows = _sweep(model, config, [w], n, judge, how, bs, seed, path)
-    row = next(rows)
+    CFG(None, w)
+    jury = _jury(config['data'], judge, n, bs, seed, path)
+    row = next(_sweep(model, config, [w], torch.arange(n)%model.null, jury, bs=bs, seed=seed, **how)[1])
     print(_line(row))
-    file, full = Path(run)/'evaluate.csv', {**row, 'sampler': sampler, 'n_steps': n_steps, 'v': v, 'seed': seed}
+    file, full = Path(run)/'evaluate.csv', {**row, 'judge': jury[-1].name, 'sampler': sampler, 'n_steps': n_steps, 'v': v, 'seed': seed}
     _write_rows(file, (_read_rows(file) if file.exists() else []) + [full])
     return row
 
 def _write_rows(path, rows):
     text = io.StringIO(newline='')
-    table = csv.DictWriter(text, list(rows[0]), lineterminator='\n'); table.writeheader(); table.writerows(rows)
+    table = csv.DictWriter(text, list(dict.fromkeys(k for r in rows for k in r)), restval='', lineterminator='\n')
+    table.writeheader(); table.writerows({**r, 'w': f"{r['w']:g}"} for r in rows)
     with replacing(path) as f: f.write(text.getvalue().encode())
 
 def _read_rows(path):
-    with open(path, newline='') as f: return [{k: _number(v) for k, v in r.items()} for r in csv.DictReader(f)]
+    with open(path, newline='', encoding='utf-8') as f: return [{k: _number(v) for k, v in r.items()} for r in csv.DictReader(f)]
 
 def _number(s):
-    try: return float(s)
-    except ValueError: return s
+    for kind in (int, float):
+        try: return kind(s)
+        except ValueError: pass
+    return s
 
-# %% ../nbs/12_cli.ipynb #a61fa71a
+# %% ../nbs/12_cli.ipynb #900cc50e
 paper_ws = '0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1,2,3,4'   # of the paper's Figure 1
 
 @_command
@@ -249,14 +273,14 @@ def cfg_tradeoff(
     data:str='digits',            # rung of the ladder, images: digits, mnist, fashion, cifar10
     out:str=None,                 # run folder; default runs/DATA; trained first where it is not yet
     steps:int=None,               # optimiser steps of the training; default: the network's recipe (300 for the digits)
-    ws:str=paper_ws,              # guidance weights, separated by commas
+    ws:str=paper_ws,              # guidance weights, separated by commas; with a negative first one write --ws=-1,0
     n:int=2000,                   # samples for each weight
     judge:str=None,               # digits or inception; default: what suits the data
     sampler:str='dpmpp_2m_sde',   # ancestral, ddim, dpmpp_2m or dpmpp_2m_sde
     n_steps:int=16,               # calls of the model T for each batch, at least 2
     v:float=0.,                   # exponent of the noise's variance, 0 to 1
     bs:int=500,                   # samples a batch
-    seed:int=0,                   # of training and of the first sample
+    seed:int=0,                   # of the training, where it is still to be done, and of the first sample
     path:str=None,                # folder of the data, for rungs that are downloaded
 ):
     "The paper's experiment: train, sample at each guidance weight from the same seeds, judge, draw. Run it again to continue. Raises ValueError for a bad argument."
@@ -264,14 +288,16 @@ def cfg_tradeoff(
     try: weights = [float(w) for w in ws.split(',')]
     except ValueError: raise ValueError(f"ws must be numbers separated by commas, got {ws!r}") from None
     for w in weights: CFG(None, w)
-    if n < 10: raise ValueError(f"n must be at least 10, got {n}")
-    out = cfg_train(data=data, out=out, steps=steps, seed=seed, path=path)
+    jury, out = _jury(data, judge, n, bs, seed, path), Path(out or f'runs/{data}')
+    if not (out/'ema.safetensors').exists(): cfg_train(data=data, out=out, steps=steps, seed=seed, path=path)
     model, config = load_run(out)
-    _claim(out/'tradeoff.json', dict(n=n, judge=judge, sampler=sampler, n_steps=n_steps, v=v, seed=seed), 'a sweep')
+    for k, o in dict(data=data, steps=steps).items():
+        if o not in (None, config[k]): raise ValueError(f"out {str(out)!r} was trained with {k} {config[k]!r}, not {o!r}: give another folder")
+    _claim(out/'tradeoff.json', dict(n=n, judge=jury[-1].name, sampler=sampler, n_steps=n_steps, v=v, seed=seed), 'a sweep')
     file = out/'tradeoff.csv'
     done = {r['w']: r for r in (_read_rows(file) if file.exists() else [])}
     def keep(w, x): _save_fig(show_grid(x[:100], ncols=model.null, title=f'w = {w:g}'), out/f'grid_w{w:g}.png')
-    floor, rows = _sweep(model, config, [w for w in weights if w not in done], n, judge, how, bs, seed, path, keep)
+    floor, rows = _sweep(model, config, [w for w in weights if w not in done], torch.arange(n)%model.null, jury, keep=keep, bs=bs, seed=seed, **how)
     for w in tqdm(weights, desc='weights', unit='w', leave=False, disable=None):
         if w not in done:
             done[w] = next(rows)

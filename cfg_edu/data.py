@@ -58,7 +58,7 @@ class TensorDL(TfmdDL):
         if x.ndim == 2: return show_points(x[:64*max_n], y[:64*max_n], vocab=self.vocab, **kwargs)
         return show_grid(x[:max_n], labels=[self.vocab[i] for i in y[:max_n]], **kwargs)
 
-# %% ../nbs/07_data.ipynb #cd42d907
+# %% ../nbs/07_data.ipynb #c69d7c64
 def random_flip(
     x:Tensor, # (b, c, h, w) images; any other tensor passes
 )->Tensor:    # each image mirrored left to right with probability ½
@@ -84,7 +84,9 @@ def data_dls(
         if not x.isfinite().all(): raise ValueError("x must be finite, got nan or infinity")
         if x.ndim == 4 and x.abs().max() > 1: raise ValueError(f"x must lie in [-1, 1], got {x.min():g} to {x.max():g}")
     train = torch.ones(n, dtype=torch.bool)
-    train[torch.arange(n-n//5, n) if valid is None else torch.as_tensor(valid)] = False
+    valid = torch.arange(n-n//5, n) if valid is None else torch.as_tensor(valid)
+    if not valid.numel(): raise ValueError(f"valid must hold out at least one example, got none of {n}")
+    train[valid] = False
     if not 1 <= bs <= train.sum(): raise ValueError(f"bs must lie in 1…{train.sum()}, the number of training examples, got {bs}")
     dss = [TensorDataset(x[i], y[i]) for i in (train, ~train)]
     for ds in dss: ds.vocab, ds.c = vocab, len(vocab)

@@ -84,7 +84,7 @@ class CFG(nn.Module):
 
     def extra_repr(self): return f"w={self.w:g}"
 
-# %% ../nbs/05_guidance.ipynb #3d20659e
+# %% ../nbs/05_guidance.ipynb #f69b75ec
 class Interval(nn.Module):
     "A guided model inside λ ∈ [lo, hi], its bare model outside. Raises ValueError unless lo < hi."
     def __init__(self,
@@ -94,7 +94,7 @@ class Interval(nn.Module):
     ):
         super().__init__()
         if not lo < hi: raise ValueError(f"lo must lie below hi, got lo={lo} and hi={hi}")
-        self.guided, self.lo, self.hi = guided, lo, hi
+        self.guided, self.model, self.lo, self.hi = guided, guided.model, lo, hi     # outside, the bare model
         self.null = getattr(guided, 'null', None)
 
     def forward(self,
@@ -104,7 +104,7 @@ class Interval(nn.Module):
     )->Tensor:       # (b, …) ε
         inside = (lam >= self.lo) & (lam <= self.hi)
         if inside.all(): return self.guided(z, lam, y)
-        if not inside.any(): return self.guided.model(z, lam, y)
-        return torch.where(inside.reshape(-1, *[1]*(z.ndim-1)), self.guided(z, lam, y), self.guided.model(z, lam, y))
+        if not inside.any(): return self.model(z, lam, y)
+        return torch.where(inside.reshape(-1, *[1]*(z.ndim-1)), self.guided(z, lam, y), self.model(z, lam, y))
 
     def extra_repr(self): return f"lo={self.lo:g}, hi={self.hi:g}"

@@ -69,7 +69,7 @@ def judge_cnn(
     return nn.Sequential(*conv(c_in, width//2, 1), *conv(width//2, width, 2), *conv(width, width, 1),
                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, n_classes))
 
-# %% ../nbs/11_metrics.ipynb #18e0af91
+# %% ../nbs/11_metrics.ipynb #1b42f267
 def _shift(x, p=.5):
     "Each image moved by up to one pixel, with probability `p`; the border is filled with −1"
     n, _, h, w = x.shape
@@ -94,7 +94,8 @@ def fit_judge(
     C:float=.05,      # scikit-learn's: smaller shrinks the logistic regression more
     seed:int=0,       # of weights, batches and shifts
 )->nn.ModuleDict:     # `cnn`, for features and verdicts, and `soft`, the doubtful one
-    "Two classifiers of real images, the same for the same `seed`; leaves the global random state alone."
+    "Two classifiers of real images, the same for the same `seed`; leaves the global random state alone. Raises ValueError for fewer than `bs` images or three classes."
+    if len(x) < bs or len(y.unique()) < 3: raise ValueError(f"x and y must hold at least {bs} images of three classes, got {len(x)} of {len(y.unique())}")
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad(), _one_thread():
         torch.default_generator.manual_seed(seed)
         x, y = x.clone(), y.clone()                                                     # the caller may be in inference mode
@@ -111,11 +112,11 @@ def fit_judge(
         soft.load_state_dict(dict(weight=torch.as_tensor(lin.coef_), bias=torch.as_tensor(lin.intercept_)))
     return nn.ModuleDict(dict(cnn=cnn, soft=soft)).eval().requires_grad_(False)
 
-# %% ../nbs/11_metrics.ipynb #20c8d44a
+# %% ../nbs/11_metrics.ipynb #b50f9d12
 def cache_dir()->Path: # need not exist yet
     "Where judges are kept: `$CFG_EDU_CACHE`, else `$XDG_CACHE_HOME/cfg_edu`, else `~/.cache/cfg_edu`."
-    home = os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache'
-    return Path(os.environ.get('CFG_EDU_CACHE') or Path(home)/'cfg_edu')
+    if own := os.environ.get('CFG_EDU_CACHE'): return Path(own)
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'cfg_edu'
 
 def fingerprint(
     *ts, # tensors, or anything whose `repr` says all
@@ -229,10 +230,10 @@ def get_judge(
     "A judge, made once and kept."
     return _made(name, path, FEATURE_EXTRACTORS_REGISTRY.get(name))
 
-# %% ../nbs/11_metrics.ipynb #876cf2d4
+# %% ../nbs/11_metrics.ipynb #0e0abadb
 def _compare(a, b, y, k, splits):
     "The metrics of what the judge saw in samples `a` and in real images `b`"
-    pr = prc_features_to_metric(a['prc'], b['prc'], prc_neighborhood=k, verbose=False)
+    pr = prc_features_to_metric(a['prc'], b['prc'], prc_neighborhood=k, save_cpu_ram=True, prc_batch_size=1000, verbose=False)   # in blocks: n² distances at once fill the memory
     fid = fid_statistics_to_metric(*(fid_features_to_statistics(o['fid']) for o in (a, b)), verbose=False)
     isc = isc_features_to_metric(a['isc'], splits=splits)
     out = dict(fid=fid['frechet_inception_distance'], isc=isc['inception_score_mean'], precision=pr['precision'], recall=pr['recall'])

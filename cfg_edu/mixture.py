@@ -12,7 +12,7 @@ from torch import Tensor
 from fastcore.basics import patch
 from .schedule import amps
 
-# %% ../nbs/03_mixture.ipynb #76addbde
+# %% ../nbs/03_mixture.ipynb #a8bd7394
 class Mixture:
     "Gaussian mixture with a class for each component; exact p(z|c), p(c|z), score, E[x|z, c] and ε. Raises ValueError for parameters that do not fit."
     def __init__(self,
@@ -23,6 +23,7 @@ class Mixture:
     ):
         f64 = lambda o: torch.as_tensor(o, dtype=torch.float64)
         weights, means, covs = map(f64, (weights, means, covs))
+        if means.ndim != 2: raise ValueError(f"means must have shape (k, d), got {tuple(means.shape)}")
         k, d = means.shape
         if weights.shape != (k,) or not (weights > 0).all(): raise ValueError(f"weights must be {k} positive numbers, one for each mean, got {weights.tolist()}")
         if covs.ndim == 1: covs = covs[:,None,None]*torch.eye(d, dtype=torch.float64)
@@ -35,9 +36,10 @@ class Mixture:
         self.vars, self.axes = torch.linalg.eigh(covs)
         self.flat = self.axes.transpose(0, 1).reshape(d, k*d)                 # all axes side by side: z @ flat projects on each
         self.centres = torch.einsum('kij,ki->kj', self.axes, means)           # the means along their own axes
+        if not torch.equal(covs, covs.mT): raise ValueError("covs must be symmetric")
         if not (self.vars > 0).all(): raise ValueError(f"covs must be positive definite, smallest eigenvalue {self.vars.min():g}")
 
-# %% ../nbs/03_mixture.ipynb #bca6c98d
+# %% ../nbs/03_mixture.ipynb #a1366212
 def three()->Mixture:
     "Three round components of standard deviation 0.2 on a triangle, a class each"
     a = torch.tensor([90., 210., 330.], dtype=torch.float64).deg2rad()
@@ -59,23 +61,28 @@ def grid(
     t = torch.arange(side*side, dtype=torch.float64)
     q = torch.stack([torch.stack([t.cos(), -t.sin()], 1), torch.stack([t.sin(), t.cos()], 1)], 1)
     covs = q @ torch.diag_embed(torch.tensor([.02, .004], dtype=torch.float64)) @ q.mT
+    covs = (covs + covs.mT)/2
     return Mixture((side - t%side), means, covs, torch.arange(side).repeat_interleave(side))
 
-# %% ../nbs/03_mixture.ipynb #5bbe391f
+# %% ../nbs/03_mixture.ipynb #dc0c02f6
 @patch
 def sample(self:Mixture,
     n:int,           # points
     y=None,          # class of every point, int or (n,) int64; None: drawn from the mixture
     generator=None,  # torch.Generator on the CPU; None: the global one
 )->tuple:            # x (n, d) float32, y (n,) int64
-    "Exact draws of data and their classes."
+    "Exact draws of data and their classes. Raises ValueError for a class outside 0 … n−1 or a `y` of another length."
+    if y is not None:
+        y = torch.as_tensor(y)
+        if y.ndim and y.shape != (n,): raise ValueError(f"y must be an int or ({n},), got {tuple(y.shape)}")
+        if (y < 0).any() or (y >= self.null).any(): raise ValueError(f"y must lie in 0 … {self.null-1}, got {y.min()} to {y.max()}")
     logits = self.weights.log().expand(n, -1)
-    if y is not None: logits = logits.masked_fill(self.labels != torch.as_tensor(y).expand(n)[:,None], -math.inf)
+    if y is not None: logits = logits.masked_fill(self.labels != y.expand(n)[:,None], -math.inf)
     k = torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)
     noise = torch.randn(n, self.means.shape[1], dtype=torch.float64, generator=generator)*self.vars[k].sqrt()
     return (self.means[k] + torch.einsum('nij,nj->ni', self.axes[k], noise)).float(), self.labels[k]
 
-# %% ../nbs/03_mixture.ipynb #c84c5af0
+# %% ../nbs/03_mixture.ipynb #20fc6a16
 @patch
 def _parts(self:Mixture, z, lam, y=None):
     "Offsets along the axes (b, k, d), variances along them (b, k, d), and log(weight × density) (b, k), −inf for components outside class `y`"
@@ -98,7 +105,7 @@ def logp(self:Mixture,
     y = self._check(y, z)
     prior = torch.zeros(self.null+1).double().index_add(0, self.labels, self.weights)
     prior[-1] = 1.
-    return self._parts(z, lam, y)[2].logsumexp(1) - prior[y].log().to(z)
+    return self._parts(z, lam, y.to(z.device))[2].logsumexp(1) - prior[y].log().to(z)
 
 @patch
 def classify(self:Mixture,
@@ -153,7 +160,7 @@ def __call__(self:Mixture,
     "ε = E[ε|z_λ, y] = −σ ∇ log p(z_λ|y): the perfect model. Raises ValueError where shapes or classes do not fit."
     return amps(lam, 2)[1].to(z.dtype)*-self.score(z, lam, y)
 
-# %% ../nbs/03_mixture.ipynb #8543a657
+# %% ../nbs/03_mixture.ipynb #a7fd3468
 def sliced_wasserstein(
     a:Tensor,        # (n, d) points
     b:Tensor,        # (n, d) as many points
@@ -168,4 +175,4 @@ def sliced_wasserstein(
         dirs = torch.randn(a.shape[1], n_dirs, generator=torch.Generator().manual_seed(0))
         dirs = dirs/dirs.norm(dim=0)
     dirs = dirs.to(a)
-    return ((a@dirs).sort(0).values - (b@dirs).sort(0).values).pow(2).mean().sqrt().item()
+    return ((dirs.T@a.T).sort(1).values - (dirs.T@b.T).sort(1).values).pow(2).mean().sqrt().item()

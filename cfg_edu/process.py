@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 from .schedule import amps
 
-# %% ../nbs/01_process.ipynb #49192aeb
+# %% ../nbs/01_process.ipynb #596f20d7
 def diffuse(
     x:Tensor,         # (b, …) clean data in [−1, 1]
     lam:Tensor,       # (b,) log-SNR, nats
     eps:Tensor=None,  # (b, …) standard normal noise; None: drawn here
 )->tuple:             # z (b, …), eps (b, …)
-    "z = αx + σε, a draw from q(z|x) (Ho & Salimans, Eq. 1), and the noise it was made with. Raises ValueError where the batch sizes differ."
+    "z = αx + σε, a draw from q(z|x) (Ho & Salimans, Eq. 1), and the noise it was made with. Raises ValueError where the batch sizes, or the shapes of x and ε, differ."
     if len(lam) != len(x): raise ValueError(f"lam must have one entry per example: {len(lam)} for {len(x)}")
     if eps is None: eps = torch.randn_like(x)
+    if eps.shape != x.shape: raise ValueError(f"eps must have the shape of x, {tuple(x.shape)}, got {tuple(eps.shape)}")
     alpha, sigma = amps(lam, x.ndim)
     return alpha*x + sigma*eps, eps
 

@@ -73,7 +73,7 @@ class NoiseStreams:
         self.left, self.chunk = self.left-k, max(1, 65_536//math.prod(self.shape))
         return next(self.buf)
 
-# %% ../nbs/06_sampling.ipynb #cc10a6a6
+# %% ../nbs/06_sampling.ipynb #7c973a2d
 @torch.no_grad()
 def sample(
     model,                # the contract: `model(z, lam, y) -> eps`
@@ -96,8 +96,8 @@ def sample(
     device = device or next((p.device for p in model.parameters()), None) if isinstance(model, nn.Module) else device
     table, (alpha, sigma) = step(lams).tolist(), (o.tolist() for o in amps(lams))
     levels, bs, out = lams.to(device, torch.promote_types(dtype, torch.float32)), bs or n, []
-    was_training = getattr(model, 'training', False)
-    if was_training: model.eval()
+    training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []   # no dropout in samples, also below a wrapper
+    for m in training: m.training = False
     try:
         with tqdm(total=-(-n//bs)*len(lams), desc='sampling', unit='call', disable=None if progress else True, leave=False) as bar:
             for start in range(0, n, bs):
@@ -106,7 +106,7 @@ def sample(
                 y_b = None if y is None else y[start:start+bs].to(device)
                 z = noise()
                 for i, lam in enumerate(levels):
-                    x_hat = (z - sigma[i]*model(z, lam.expand(len(z)), y_b))/alpha[i]
+                    x_hat = ((z - sigma[i]*model(z, lam.expand(len(z)), y_b))/alpha[i]).to(dtype)
                     if clip is not None: x_hat = x_hat.clamp(*clip)
                     if cb is not None: cb(i, lam, z, x_hat)
                     bar.update()
@@ -118,13 +118,13 @@ def sample(
                     x_prev = x_hat
                 out.append(x_hat)
     finally:
-        if was_training: model.train()
+        for m in training: m.training = True
     return torch.cat(out)
 
 def _check_sample(shape, y, lams, clip, bs, null):
     if len(shape) < 2 or min(shape) < 1: raise ValueError(f"shape must be (n, …) with positive sizes, got {tuple(shape)}")
     if lams.ndim != 1 or len(lams) < 2 or not (lams.diff() > 0).all() or not lams.isfinite().all():
-        raise ValueError(f"lams must be at least 2 finite, rising log-SNR, got {lams.numel()} from {lams.flatten()[0]:g} to {lams.flatten()[-1]:g}")
+        raise ValueError(f"lams must be at least 2 finite, rising log-SNR, got {[round(o, 2) for o in lams.flatten()[:5].tolist()]} and so on, {lams.numel()} in all")
     if clip is not None and not clip[0] < clip[1]: raise ValueError(f"clip must be (lo, hi) with lo < hi, got {tuple(clip)}")
     if bs is not None and bs < 1: raise ValueError(f"bs must be at least 1, got {bs}")
     if y is None: return shape[0], None

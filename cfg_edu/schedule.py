@@ -20,18 +20,18 @@ def amps(
     lam = lam.reshape(-1, *[1]*(ndim-1))
     return lam.sigmoid().sqrt(), (-lam).sigmoid().sqrt()
 
-# %% ../nbs/00_schedule.ipynb #afe72e85
+# %% ../nbs/00_schedule.ipynb #207503ca
 class Schedule:
-    "λ as a function of u in [0, 1], λ = −2 log tan(au+b) (Ho & Salimans, §2). Raises ValueError unless `lam_min` < `lam_max`, both finite."
+    "λ as a function of u in [0, 1], λ = −2 log tan(au+b) (Ho & Salimans, §2). Raises ValueError unless `lam_min` < `lam_max`, both within ±1000."
     def __init__(self,
         lam_min:float=-20.,  # log-SNR of pure noise, nats; reached at u = 1
         lam_max:float=20.,   # log-SNR of clean data, nats; reached at u = 0
     ):
-        if not (math.isfinite(lam_min) and math.isfinite(lam_max) and lam_min < lam_max):
-            raise ValueError(f"lam_min must be finite and below lam_max, got lam_min={lam_min} and lam_max={lam_max}")
+        if not -1000 <= lam_min < lam_max <= 1000:
+            raise ValueError(f"lam_min must lie below lam_max and both within ±1000, got lam_min={lam_min} and lam_max={lam_max}")
         self.lam_min, self.lam_max = float(lam_min), float(lam_max)
         self.b, self.b_end = math.atan(math.exp(-lam_max/2)), math.atan(math.exp(lam_min/2))  # angles left over at either end
-        self.a = math.pi/2 - self.b - self.b_end
+        self.a = math.atan(math.sinh((lam_max-lam_min)/4)/math.cosh((lam_max+lam_min)/4))             # the angle between them, with no difference of large angles
 
     def __repr__(self): return f'Schedule(lam_min={self.lam_min:g}, lam_max={self.lam_max:g})'
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DropLabel', 'Diffuse', 'EMA', 'replacing', 'SampleGrid', 'FiniteLoss', 'diffusion_learner', 'Checkpoint']
 
-# %% ../nbs/09_training.ipynb #141c585f
+# %% ../nbs/09_training.ipynb #7d9b5989
 import os, torch
 from contextlib import contextmanager
 from copy import deepcopy
@@ -21,7 +21,7 @@ from .guidance import CFG
 from .sampling import sample, sampler
 from .data import data_dls
 from fastai.learner import Learner, Recorder
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import ParamScheduler, combined_cos
 from fastai.callback.progress import ProgressCallback
@@ -43,7 +43,7 @@ class DropLabel(Callback):
         y, = self.yb
         self.learn.yb = (y.masked_fill(torch.rand(y.shape, device=y.device) < self.p, self.null),)
 
-# %% ../nbs/09_training.ipynb #cc67c8a0
+# %% ../nbs/09_training.ipynb #9cf87f5c
 class Diffuse(Callback):
     "(x, y) becomes the input (z, λ, y) and the target ε (Ho & Salimans, Eq. 5)."
     order = MixedPrecision.order-1                          # noise is drawn in float32, before autocast begins
@@ -52,13 +52,14 @@ class Diffuse(Callback):
     ): self.sched, self.gen, self.shape = sched or Schedule(), None, None
     def before_validate(self): self.gen = torch.Generator(self.dls.device).manual_seed(0)
     def after_validate(self): self.gen = None
+    before_train = after_validate                           # after an interrupted validation
     def before_batch(self):
         (x,), (y,) = self.xb, self.yb
         lam = self.sched.sample(len(x), x.device, self.gen)
         z, eps = diffuse(x, lam, torch.randn(x.shape, device=x.device, generator=self.gen))
         self.learn.xb, self.learn.yb, self.shape = (z, lam, y), (eps,), x.shape[1:]
 
-# %% ../nbs/09_training.ipynb #bffdaf67
+# %% ../nbs/09_training.ipynb #5918c6c2
 class EMA(Callback):
     "Keeps a running average of the weights in `avg`, a model of its own; validation runs on it. Raises ValueError for a decay outside [0, 1)."
     order = MixedPrecision.order+1
@@ -73,9 +74,11 @@ class EMA(Callback):
     def _pairs(self): return list(self.avg.parameters()), list(self.model.parameters())
     @torch.no_grad()
     def after_step(self):
+        if hasattr(self.learn, 'lr_finder'): return         # `lr_find` puts the weights back afterwards
         self.n += 1
         avg, now = self._pairs()
         torch._foreach_lerp_(avg, now, 1 - min(self.decay, (1+self.n)/(10+self.n)))
+        for a, b in zip(self.avg.buffers(), self.model.buffers()): a.copy_(b)
     def _swap(self):
         for a, p in zip(*self._pairs()): a.data, p.data = p.data, a.data
         self.swapped = not self.swapped
@@ -99,10 +102,11 @@ def replacing(
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)
 
-# %% ../nbs/09_training.ipynb #196b2345
+# %% ../nbs/09_training.ipynb #7eeba19c
 class SampleGrid(Callback):
     "Draws guided samples from fixed seeds after every `every` epochs; shows them, or saves them in a folder."
     order = Recorder.order+10
+    drawn = 0
     def __init__(self,
         every:int=1,     # epochs between pictures
         n:int=4,         # samples of each class
@@ -110,8 +114,10 @@ class SampleGrid(Callback):
         clip=None,       # range that x̂ is clipped to
         folder=None,     # where `step_000100.png` … are written; None: show them
     ): store_attr()
-    def after_epoch(self):
-        if (self.epoch+1)%self.every: return
+    def before_fit(self): self.drawn = self.train_iter
+    def after_epoch(self):                                   # `validate` ends an epoch too, without having trained
+        if self.train_iter in (0, self.drawn) or self.train_iter//len(self.dls.train)%self.every: return
+        self.drawn = self.train_iter
         c, shape = self.dls.c, self.learn.diffuse.shape
         y = torch.arange(c).repeat(self.n if len(shape) == 3 else 100*self.n)
         x = sample(CFG(self.learn.ema.avg, self.w), (len(y), *shape), y, clip=self.clip, **sampler()).cpu()
@@ -120,12 +126,13 @@ class SampleGrid(Callback):
         with replacing(Path(self.folder)/f'step_{self.train_iter:06}.png') as f: ax.figure.savefig(f, format='png')
         plt.close(ax.figure)
 
-# %% ../nbs/09_training.ipynb #81619fb8
+# %% ../nbs/09_training.ipynb #fb6f265b
 class FiniteLoss(Callback):
     "Stops training where the loss is nan or infinite, before the weights change. Raises FloatingPointError that says at which step."
-    run_valid = False
+    order, run_valid = MixedPrecision.order+1, False        # after autocast has been left
     def after_loss(self):
         if not self.loss.detach().isfinite():
+            if hasattr(self.learn, 'lr_finder'): raise CancelFitException()            # the search has gone far enough
             raise FloatingPointError(f"the loss became {self.loss.item()} at step {self.train_iter+1}: training stopped before it reached the weights; a lower learning rate may help")
 
 # %% ../nbs/09_training.ipynb #ea89f61e
@@ -147,7 +154,7 @@ def diffusion_learner(
     opt = partial(OptimWrapper, opt=partial(torch.optim.AdamW, fused=True, weight_decay=0.))
     return Learner(dls, model, loss_func=F.mse_loss, opt_func=opt, lr=lr, cbs=own + list(L(cbs)), **kwargs)
 
-# %% ../nbs/09_training.ipynb #c5c7379f
+# %% ../nbs/09_training.ipynb #66184187
 class Checkpoint(Callback):
     "After each epoch, writes all that an exact continuation needs to `path`, whole or not at all."
     order = SampleGrid.order+10                             # the last one
@@ -157,7 +164,7 @@ class Checkpoint(Callback):
     ): self.path, self.done, self.rows = Path(path), done, []
     def state(self):
         "Everything, as tensors and plain containers"
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
         scaler = getattr(self.learn, 'scaler', None)
         return dict(epochs=self.done+self.epoch+1, iters=self.train_iter, rows=self.rows, model=self.model.state_dict(), opt=self.opt.state_dict(),
                     ema=self.learn.ema.avg.state_dict(), ema_n=self.learn.ema.n, smooth=[self.recorder.smooth_loss.count, self.recorder.smooth_loss.val], scaler=scaler.state_dict() if scaler else {},
@@ -166,7 +173,8 @@ class Checkpoint(Callback):
         if not all(p.isfinite().all() for p in self.model.parameters()): raise FloatingPointError(f"the weights are no longer finite after epoch {self.done+self.epoch+1}: {self.path} keeps the last good ones")
         self.rows.append([self.done+self.epoch+1, self.train_iter, *self.recorder.values[-1]])
         with replacing(self.path) as f: torch.save(self.state(), f)
-        with replacing(self.path.with_name('log.csv')) as f: f.write('epoch,step,train_loss,valid_loss\n'.encode() + '\n'.join(','.join(f'{o:.6g}' for o in r) for r in self.rows).encode() + b'\n')
+        lines = [['epoch', 'step', *self.recorder.metric_names[1:-1]], *([f'{o:.6g}' for o in r] for r in self.rows)]
+        with replacing(self.path.with_name('log.csv')) as f: f.write(''.join(','.join(l) + '\n' for l in lines).encode())
     def before_fit(self):
         if self.done: self.restore(torch.load(self.path, map_location='cpu', weights_only=True))
     def restore(self, s):
@@ -176,7 +184,7 @@ class Checkpoint(Callback):
         self.learn.ema.avg.load_state_dict(s['ema']); self.learn.ema.n, self.learn.train_iter = s['ema_n'], s['iters']
         if s['scaler']: self.learn.scaler.load_state_dict(s['scaler'])
         torch.set_rng_state(s['rng'])
-        if s['rng_cuda'] and torch.cuda.is_available(): torch.cuda.set_rng_state_all(s['rng_cuda'])
+        if s['rng_cuda'] is not None and torch.cuda.is_available(): torch.cuda.set_rng_state(s['rng_cuda'])
         for dl, state in zip(self.dls, s['rng_dl']): dl.rng.setstate(state)
 
 @patch
