@@ -7,7 +7,7 @@ root = Path(__file__).parent.parent
 nb, parts, files = nbformat.read(root/'nbs/index.ipynb', 4), [], {}
 for i, c in enumerate(nb.cells):
     if c.cell_type == 'markdown': parts.append(c.source); continue
-    flags = dict(re.findall(r'^#\|\s*([\w-]+):?\s*(.*)$', c.source, re.M))
+    flags = dict(re.findall(r'^#\|[ \t]*([\w-]+):?[ \t]*(.*)$', c.source, re.M))
     if 'hide' in flags: continue
     code = '\n'.join(l for l in c.source.splitlines() if not l.startswith('#|')).strip()
     if flags.get('echo') != 'false': parts.append(f'```python\n{code}\n```')
