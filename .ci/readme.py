@@ -21,6 +21,8 @@ for i, c in enumerate(nb.cells):
 files['README.md'] = ('<!-- made by .ci/readme.py from nbs/index.ipynb -->\n\n' + '\n\n'.join(parts) + '\n').encode()
 
 if '--check' in sys.argv:
-    if stale := [n for n, b in files.items() if not (root/n).exists() or (root/n).read_bytes() != b]: sys.exit(f'out of date: {", ".join(stale)}; run python .ci/readme.py')
+    kept = {f'index_files/{p.name}' for p in (root/'index_files').glob('*')}
+    if stale := [n for n, b in files.items() if not (root/n).exists() or (root/n).read_bytes() != b] + sorted(kept - set(files)): sys.exit(f'out of date: {", ".join(stale)}; run python .ci/readme.py')
 else:
+    for old in (root/'index_files').glob('*'): old.unlink()
     for n, b in files.items(): (root/n).parent.mkdir(exist_ok=True); (root/n).write_bytes(b)
