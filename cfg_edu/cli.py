@@ -73,24 +73,24 @@ def load_run(
     except SafetensorError as e: raise ValueError(f"{run/f'{weights}.safetensors'} is damaged ({e}): remove it, and cfg_train makes it again from last.ckpt") from None
     return model.eval().requires_grad_(False).to(device or ('cuda' if torch.cuda.is_available() else 'cpu')), config
 
-# %% ../nbs/12_cli.ipynb #b0e2f164
+# %% ../nbs/12_cli.ipynb #b3a9aac4
 def _command(f):
     @wraps(f)
     def _f(*args, **kwargs):
-        if is_cli():
+        if is_cli(command):
             for s in (sys.stdout, sys.stderr): s.reconfigure(errors='backslashreplace')              # a terminal may know ASCII alone
         try: res = f(*args, **kwargs)
         except (ValueError, OSError, FloatingPointError, SafetensorError) as e:
-            if not is_cli(): raise
+            if not is_cli(command): raise
             sys.exit(f"{f.__name__}: {(str(e).splitlines() or [type(e).__name__])[-1].strip()}")   # fastai puts a line of its own before ours
         except KeyboardInterrupt:
-            if not is_cli(): raise
+            if not is_cli(command): raise
             sys.exit(f"{f.__name__}: stopped; the same command continues")
         return None if is_cli(command) else res     # a shell would take what is returned for an exit status
     command = call_parse(_f)
     return command
 
-# %% ../nbs/12_cli.ipynb #8f551258
+# %% ../nbs/12_cli.ipynb #f5ef1bac
 @_command
 def cfg_train(
     data:str='digits',        # rung of the ladder: digits, mixture, moons, spirals, pinwheel, checkerboard, mnist, fashion, cifar10
@@ -122,7 +122,7 @@ def cfg_train(
     n_par = sum(p.numel() for p in learn.model.parameters())
     print(f"{out}: {data}, {config['net']} with {n_par:,} parameters, {config['steps']} steps of {config['bs']} on {dls.device}")
     learn.logger = lambda row: print(f'step {learn.train_iter}: loss {row[1]:.4f}, on held-out data {row[2]:.4f}, {row[3]}')
-    if is_cli() and config['net'] == 'mlp': torch.set_num_threads(1)                     # points are too few to share among threads
+    if is_cli(cfg_train) and config['net'] == 'mlp': torch.set_num_threads(1)                     # points are too few to share among threads
     with nullcontext() if sys.stdout.isatty() else learn.no_bar(): learn.fit_resumable(epochs, out/'last.ckpt', config['lr'])
     for name, m in dict(model=learn.model, ema=learn.ema.avg).items():
         with replacing(out/f'{name}.safetensors') as f: f.write(to_safetensors({k: v.contiguous() for k, v in m.net.state_dict().items()}))
