@@ -32,12 +32,11 @@ import fastai
 from fastai.callback.training import GradientClip
 from fastai.callback.fp16 import MixedPrecision
 
-# %% ../nbs/12_cli.ipynb #61694f4b
+# %% ../nbs/12_cli.ipynb #5c7aeb05
 recipes = {  # what suits each network when an argument is not given
     'mlp':         dict(steps=2000,    lr=4e-3, decay=.998),
     'unet_digits': dict(steps=300,     lr=4e-3, decay=.995),
     'unet_32':     dict(steps=50_000,  lr=3e-4, decay=.9995),
-    'adm64':       dict(steps=540_000, lr=3e-4, decay=.9999),
 }
 
 def _net_name(shape): return 'mlp' if len(shape) == 1 else 'unet_digits' if shape[-1] == 8 else 'unet_32'
@@ -90,14 +89,14 @@ def _command(f):
     command = call_parse(_f)
     return command
 
-# %% ../nbs/12_cli.ipynb #f5ef1bac
+# %% ../nbs/12_cli.ipynb #d90a2714
 @_command
 def cfg_train(
     data:str='digits',        # rung of the ladder: digits, mixture, moons, spirals, pinwheel, checkerboard, mnist, fashion, cifar10
     out:str=None,             # run folder; default runs/DATA
     path:str=None,            # folder of the data, for rungs that are downloaded
-    net:str=None,             # mlp, unet_digits, unet_32 or adm64; default: what suits the data
-    steps:int=None,           # optimiser steps; default: the network's recipe (300 for the digits)
+    net:str=None,             # mlp, unet_digits or unet_32; default: what suits the data
+    steps:int=None,           # optimiser steps, rounded up to whole epochs of about 100; default: the network's recipe (300 for the digits)
     bs:int=None,              # batch size; default: 512 points or 128 images
     lr:float=None,            # peak of the one-cycle learning rate; default: the recipe's
     decay:float=None,         # of the averaged weights, 0 to 1; default: the recipe's
@@ -140,6 +139,11 @@ def _loaders(data, path, **kwargs):
         kwargs['path'] = path
     return dls_for(data, **kwargs)
 
+def _whole_epochs(steps):
+    "Epochs of about 100 steps, at most 100 of them, and `steps` rounded up to a whole number of epochs"
+    epochs = min(-(-steps//100), 100)
+    return epochs, -(-steps//epochs)*epochs
+
 def _setup(args):
     "The whole configuration, checked before anything is written, with its loaders and its network"
     if args['precision'] not in ('fp32', 'fp16', 'bf16'): raise ValueError(f"precision must be fp32, fp16 or bf16, got {args['precision']!r}")
@@ -156,8 +160,7 @@ def _setup(args):
     if config['steps'] < 1: raise ValueError(f"steps must be at least 1, got {config['steps']}")
     if not 0 < config['lr'] < math.inf: raise ValueError(f"lr must be above 0 and finite, got {config['lr']}")
     config['out'], config['net'] = str(args['out'] or f"runs/{args['data']}"), name
-    config['epochs'] = -(-config['steps']//100) if config['steps'] < 10_000 else 100
-    config['steps'] = -(-config['steps']//config['epochs'])*config['epochs']
+    config['epochs'], config['steps'] = _whole_epochs(config['steps'])
     net = net_for(name, dls.c, tuple(x.shape[1:]))
     sizes = {k: getattr(net, k) for k in signature(type(net)).parameters if hasattr(net, k)}
     config.update(sizes, shape=list(x.shape[1:]), n_classes=dls.c, data_fingerprint=fingerprint(x, y))
@@ -265,7 +268,7 @@ def _number(s):
         except ValueError: pass
     return s
 
-# %% ../nbs/12_cli.ipynb #900cc50e
+# %% ../nbs/12_cli.ipynb #02295b5a
 paper_ws = '0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1,2,3,4'   # of the paper's Figure 1
 
 @_command
@@ -291,7 +294,7 @@ def cfg_tradeoff(
     jury, out = _jury(data, judge, n, bs, seed, path), Path(out or f'runs/{data}')
     if not (out/'ema.safetensors').exists(): cfg_train(data=data, out=out, steps=steps, seed=seed, path=path)
     model, config = load_run(out)
-    for k, o in dict(data=data, steps=steps).items():
+    for k, o in dict(data=data, steps=steps and _whole_epochs(steps)[1]).items():
         if o not in (None, config[k]): raise ValueError(f"out {str(out)!r} was trained with {k} {config[k]!r}, not {o!r}: give another folder")
     _claim(out/'tradeoff.json', dict(n=n, judge=jury[-1].name, sampler=sampler, n_steps=n_steps, v=v, seed=seed), 'a sweep')
     file = out/'tradeoff.csv'

@@ -154,7 +154,11 @@ def diffusion_learner(
     opt = partial(OptimWrapper, opt=partial(torch.optim.AdamW, fused=True, weight_decay=0.))
     return Learner(dls, model, loss_func=F.mse_loss, opt_func=opt, lr=lr, cbs=own + list(L(cbs)), **kwargs)
 
-# %% ../nbs/09_training.ipynb #66184187
+# %% ../nbs/09_training.ipynb #62402ccd
+def _read_checkpoint(path):
+    try: return torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as e: raise ValueError(f"{path} is damaged ({type(e).__name__}): put it back, or remove it to train from the start") from e
+
 class Checkpoint(Callback):
     "After each epoch, writes all that an exact continuation needs to `path`, whole or not at all."
     order = SampleGrid.order+10                             # the last one
@@ -176,7 +180,7 @@ class Checkpoint(Callback):
         lines = [['epoch', 'step', *self.recorder.metric_names[1:-1]], *([f'{o:.6g}' for o in r] for r in self.rows)]
         with replacing(self.path.with_name('log.csv')) as f: f.write(''.join(','.join(l) + '\n' for l in lines).encode())
     def before_fit(self):
-        if self.done: self.restore(torch.load(self.path, map_location='cpu', weights_only=True))
+        if self.done: self.restore(_read_checkpoint(self.path))
     def restore(self, s):
         "Puts the state back, after `EMA` and the optimiser have been made"
         self.rows, (self.recorder.smooth_loss.count, self.recorder.smooth_loss.val) = s['rows'], s['smooth']
@@ -194,9 +198,9 @@ def fit_resumable(self:Learner,
     lr:float=None,   # peak of the learning rate; None: the learner's
     cbs=None,        # more callbacks
 ):
-    "One-cycle training that continues from `path` exactly, or starts. Raises ValueError where `path` has more than `n_epoch` epochs."
+    "One-cycle training that continues from `path` exactly, or starts. Raises ValueError where `path` is damaged or has more than `n_epoch` epochs."
     lr, path = lr or self.lr, Path(path)
-    done = torch.load(path, map_location='cpu', weights_only=True)['epochs'] if path.exists() else 0
+    done = _read_checkpoint(path)['epochs'] if path.exists() else 0
     if done > n_epoch: raise ValueError(f"n_epoch must be at least {done}, what {path.name} has already, got {n_epoch}")
     curves = dict(lr=combined_cos(.25, lr/25, lr, lr/1e5), mom=combined_cos(.25, .95, .85, .95))
     rest = lambda f: lambda pos: f((done + pos*(n_epoch-done))/n_epoch)     # the part of the curve that is left
