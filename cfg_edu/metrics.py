@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['frechet', 'to_uint8', 'judge_cnn', 'fit_judge', 'cache_dir', 'fingerprint', 'cached', 'register_judge', 'DigitsJudge',
-           'Judge', 'get_judge', 'evaluate', 'noise_floor', 'show_tradeoff', 'tradeoff']
+           'Judge', 'get_judge', 'evaluate', 'noise_floor', 'show_tradeoff', 'tradeoff', 'at_isc']
 
 # %% ../nbs/11_metrics.ipynb #02321e52
 import os, torch, torch.nn.functional as F
@@ -333,3 +333,16 @@ def tradeoff(
         if keep is not None: keep(w, x)
         return dict(w=w, **evaluate(x, real, known, judge))
     return (row(w, m) for w, m in zip(ws, guided))
+
+# %% ../nbs/11_metrics.ipynb #a6f756e5
+def at_isc(
+    rows,           # dicts with `isc` and the metric, in order of the knob
+    isc:float,      # Inception score at which to read
+    key:str='fid',  # the metric to read: 'fid', 'precision', 'recall', 'w', …
+)->float:           # nan where the curve does not reach `isc`
+    "A metric at a given Inception score, on the line between the first two neighbouring rows that enclose it."
+    for a, b in zip(rows, rows[1:]):
+        if min(a['isc'], b['isc']) <= isc <= max(a['isc'], b['isc']):
+            t = (isc-a['isc'])/(b['isc']-a['isc']) if a['isc'] != b['isc'] else 0.
+            return a[key] + t*(b[key]-a[key])
+    return float('nan')
