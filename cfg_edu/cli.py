@@ -174,8 +174,8 @@ def cfg_sample(
     n:int=100,                    # samples
     w:float=1.,                   # guidance weight, at least -1; 0 is off, -1 unconditional
     y:int=None,                   # class to sample; default: all classes in turn
-    sampler:str='dpmpp_2m_sde',   # ancestral, ddim, dpmpp_2m or dpmpp_2m_sde
-    n_steps:int=32,               # calls of the model T for each batch, at least 2
+    sampler:str='dpmpp_2m_sde',   # ancestral, ddim, heun, dpmpp_2m or dpmpp_2m_sde
+    n_steps:int=32,               # calls of the model T for each batch, at least 2, 3 for heun
     v:float=0.,                   # exponent of the noise's variance, 0 to 1
     seed:int=0,                   # of the first sample; sample k has seed+k
     bs:int=250,                   # samples a batch; they do not depend on it
@@ -236,8 +236,8 @@ def cfg_evaluate(
     w:float=0.,                   # guidance weight, at least -1; 0 is off, -1 unconditional
     n:int=2000,                   # samples
     judge:str=None,               # digits or inception; default: what suits the data
-    sampler:str='dpmpp_2m_sde',   # ancestral, ddim, dpmpp_2m or dpmpp_2m_sde
-    n_steps:int=16,               # calls of the model T for each batch, at least 2
+    sampler:str='dpmpp_2m_sde',   # ancestral, ddim, heun, dpmpp_2m or dpmpp_2m_sde
+    n_steps:int=16,               # calls of the model T for each batch, at least 2, 3 for heun
     v:float=0.,                   # exponent of the noise's variance, 0 to 1
     seed:int=0,                   # of the first sample
     bs:int=500,                   # samples a batch
@@ -279,8 +279,8 @@ def cfg_tradeoff(
     ws:str=paper_ws,              # guidance weights, separated by commas; with a negative first one write --ws=-1,0
     n:int=2000,                   # samples for each weight
     judge:str=None,               # digits or inception; default: what suits the data
-    sampler:str='dpmpp_2m_sde',   # ancestral, ddim, dpmpp_2m or dpmpp_2m_sde
-    n_steps:int=16,               # calls of the model T for each batch, at least 2
+    sampler:str='dpmpp_2m_sde',   # ancestral, ddim, heun, dpmpp_2m or dpmpp_2m_sde
+    n_steps:int=16,               # calls of the model T for each batch, at least 2, 3 for heun
     v:float=0.,                   # exponent of the noise's variance, 0 to 1
     bs:int=500,                   # samples a batch
     seed:int=0,                   # of the training, where it is still to be done, and of the first sample
