@@ -1,4 +1,4 @@
-"What nbdev_test does not look at: stored outputs, the pointer to _quarto.yml, the sidebar, addresses, and what importing the package pulls in."
+"What nbdev_test does not look at: stored outputs, the pointer to _quarto.yml, the sidebar, addresses, labels and links between pages, and what importing the package pulls in."
 import configparser, importlib, json, pkgutil, re, sys
 from pathlib import Path
 
@@ -35,6 +35,22 @@ for p in [*pages, root/'README.md', root/'CONTRIBUTING.md']:
         if 'cfg' in a and not (site in a or f'github.com/{repo}' in a or f'/github/{repo}' in a): found.append(f'{p.relative_to(root)}: {a} is not the address in settings.ini')
 for p in pages:
     if p.name != 'index.ipynb' and f'/github/{repo}/blob/{cfg["branch"]}/{p.relative_to(root)}' not in p.read_text(encoding='utf-8'): found.append(f'{p.relative_to(root)}: no Colab badge of its own')
+
+def prose(p): return '\n'.join(''.join(c['source']) for c in json.loads(p.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'markdown' or '#| label:' in ''.join(c['source']))
+def slug(title): return re.sub(r'[^\w -]', '', re.sub(r'\{#.*\}', '', title).strip().lower()).replace(' ', '-')
+text = {p.name: prose(p) for p in pages}
+labels = {n: set(re.findall(r'\{#([\w-]+)', t) + re.findall(r'#\|\s*label:\s*([\w-]+)', t) + [slug(h) for h in re.findall(r'^#+ (.*)', t, re.M)]) for n, t in text.items()}
+bib = set(re.findall(r'^@\w+\{([\w-]+)', (root/'nbs/references.bib').read_text(encoding='utf-8'), re.M))
+for n, t in text.items():
+    for to, label in re.findall(r'\]\(([\w.]*\.ipynb)?(?:#([\w-]+))?\)', t):
+        if (to or n) not in text: found.append(f'{n}: a link to {to}, which is no page')
+        elif label and label not in labels[to or n]: found.append(f'{n}: a link to {to}#{label}, which is not there')
+    for ref in re.findall(r'@((?:eq|fig|wrn|sec|tbl)-[\w-]+)', t):
+        if ref not in labels[n]: found.append(f'{n}: @{ref} names nothing on this page')
+    for key in re.findall(r'(?<=[\[;\s(-])@([a-z]+\d{4}\w*)', t):
+        if key not in bib: found.append(f'{n}: @{key} is not in references.bib')
+    for label in re.findall(r'\{#((?:eq|wrn|sec)-[\w-]+)', t) + re.findall(r'#\|\s*label:\s*([\w-]+)', t):
+        if len(re.findall(r'(?:\{#|label:\s*)' + label + r'(?![\w-])', t)) > 1: found.append(f'{n}: two things are labelled {label}')
 
 package = importlib.import_module(cfg['lib_path'])
 modules = [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith('_')]

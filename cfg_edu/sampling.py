@@ -24,16 +24,16 @@ def ancestral(
         return torch.stack([lams[1:], a, b, torch.zeros_like(a), transition_var(lams[:-1], lams[1:], v).sqrt()], 1)
     return table
 
-# %% ../nbs/06_sampling.ipynb #1bcf4917
+# %% ../nbs/06_sampling.ipynb #827ea360
 def ddim(
     eta:float=0.,  # share of the posterior's noise, 0 … 1: 0 none, 1 is `ancestral(0.)`
 ):                 # lams (T,) float64 -> (T−1, 5) float64
-    "Steps z′ = α′x̂ + √(σ′²−s²)ε̂ + s·n with s = ησ̃, deterministic for η = 0 (Song et al. 2020). Raises ValueError for eta outside [0, 1]."
+    "Steps z′ = α′x̂ + √(σ′²−d²)ε̂ + d·n with d = ησ̃, deterministic for η = 0 (Song et al. 2020). Raises ValueError for eta outside [0, 1]."
     if not 0 <= eta <= 1: raise ValueError(f"eta must lie in [0, 1], got {eta}")
     def table(lams):
         (alpha, sigma), h = amps(lams), lams.diff()/2
-        log_k = (eta**2*torch.expm1(-2*h)).log1p()/2
-        a, b = log_k.exp()*sigma[1:]/sigma[:-1], -alpha[1:]*torch.expm1(log_k-h)
+        log_gamma = (eta**2*torch.expm1(-2*h)).log1p()/2
+        a, b = log_gamma.exp()*sigma[1:]/sigma[:-1], -alpha[1:]*torch.expm1(log_gamma-h)
         return torch.stack([lams[1:], a, b, torch.zeros_like(a), eta*sigma[1:]*(-torch.expm1(-2*h)).sqrt()], 1)
     return table
 
@@ -46,17 +46,17 @@ def heun():  # lams (N,) float64 -> (2(N−1), 5) float64: two calls of the mode
         return torch.stack([ddim()(lams), correct], 1).flatten(0, 1)
     return table
 
-# %% ../nbs/06_sampling.ipynb #01d07bde
+# %% ../nbs/06_sampling.ipynb #52ed892b
 def dpmpp_2m(
     v=None,  # None: no noise; 0 … 1: the ancestral step's noise with this exponent
 ):           # lams (T,) float64 -> (T−1, 5) float64
     "Second-order multistep solver in λ, deterministic or with noise (Lu et al. 2022). Raises ValueError for v outside [0, 1]."
     first_order = ddim() if v is None else ancestral(v)
     def table(lams):
-        h = lams.diff()
+        h = lams.diff()/2
         c = torch.cat([torch.zeros_like(h[:1]), h[1:]/(2*h[:-1])])   # the first step has no predecessor
-        lam, a, b, _, s = first_order(lams).T
-        return torch.stack([lam, a, (1+c)*b, -c*b, s], 1)
+        lam, a, b, _, d = first_order(lams).T
+        return torch.stack([lam, a, (1+c)*b, -c*b, d], 1)
     return table
 
 # %% ../nbs/06_sampling.ipynb #b89c1eff
@@ -83,7 +83,25 @@ class NoiseStreams:
         self.left, self.chunk = self.left-k, max(1, 65_536//math.prod(self.shape))
         return next(self.buf)
 
-# %% ../nbs/06_sampling.ipynb #d9a432b8
+# %% ../nbs/06_sampling.ipynb #91ab2663
+def _check_sample(shape, y, lams, clip, bs, null):
+    if len(shape) < 2 or min(shape) < 1:
+        raise ValueError(f"shape must be (n, …) with positive sizes, got {tuple(shape)}")
+    if lams.ndim != 1 or len(lams) < 2 or not (lams.diff() > 0).all() or not lams.isfinite().all():
+        some = [round(o, 2) for o in lams.flatten()[:5].tolist()]
+        raise ValueError(f"lams must be at least 2 finite, rising log-SNR, got {some} and so on, {lams.numel()} in all")
+    if clip is not None and not clip[0] < clip[1]: raise ValueError(f"clip must be (lo, hi) with lo < hi, got {tuple(clip)}")
+    if bs is not None and bs < 1: raise ValueError(f"bs must be at least 1, got {bs}")
+    if y is None: return shape[0], None
+    y = torch.as_tensor(y)
+    if y.ndim == 0: y = y.expand(shape[0])
+    if y.shape != (shape[0],) or y.dtype != torch.int64:
+        raise ValueError(f"y must be an int or ({shape[0]},) int64, got {tuple(y.shape)} {y.dtype}")
+    top = y.max() if null is None else null
+    if (y < 0).any() or (y > top).any(): raise ValueError(f"y must lie in 0 … {top}, got {y.min()} to {y.max()}")
+    return shape[0], y
+
+# %% ../nbs/06_sampling.ipynb #d2f62da2
 @torch.no_grad()
 def sample(
     model,                # the contract: `model(z, lam, y) -> eps`
@@ -105,10 +123,11 @@ def sample(
     n, y = _check_sample(shape, y, lams, clip, bs, getattr(model, 'null', None))
     device = device or next((p.device for p in model.parameters()), None) if isinstance(model, nn.Module) else device
     table = step(lams)
-    lams = torch.cat([lams[:1], table[:,0]])                                                        # where the model is called
-    n_draws, table, (alpha, sigma) = 1 + int(table[:,4].count_nonzero()), table.tolist(), (o.tolist() for o in amps(lams))
+    lams = torch.cat([lams[:1], table[:,0]])                                         # where the model is called
+    n_draws, rows, (alpha, sigma) = 1 + int(table[:,4].count_nonzero()), table.tolist(), (o.tolist() for o in amps(lams))
     levels, bs, out = lams.to(device, torch.promote_types(dtype, torch.float32)), bs or n, []
-    training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []   # no dropout in samples, also below a wrapper
+    parts = model.modules() if isinstance(model, nn.Module) else ()
+    training = [m for m in parts if m.training]                                      # no dropout in samples, also below a wrapper
     for m in training: m.training = False
     try:
         with tqdm(total=-(-n//bs)*len(lams), desc='sampling', unit='call', disable=None if progress else True, leave=False) as bar:
@@ -122,30 +141,16 @@ def sample(
                     if clip is not None: x_hat = x_hat.clamp(*clip)
                     if cb is not None: cb(i, lam, z, x_hat)
                     bar.update()
-                    if i == len(table): break
-                    _, a, b, c, s = table[i]
+                    if i == len(rows): break
+                    _, a, b, c, d = rows[i]
                     z = a*z + b*x_hat
                     if c: z = z + c*x_prev
-                    if s: z = z + s*noise()
+                    if d: z = z + d*noise()
                     x_prev = x_hat
                 out.append(x_hat)
     finally:
         for m in training: m.training = True
     return torch.cat(out)
-
-def _check_sample(shape, y, lams, clip, bs, null):
-    if len(shape) < 2 or min(shape) < 1: raise ValueError(f"shape must be (n, …) with positive sizes, got {tuple(shape)}")
-    if lams.ndim != 1 or len(lams) < 2 or not (lams.diff() > 0).all() or not lams.isfinite().all():
-        raise ValueError(f"lams must be at least 2 finite, rising log-SNR, got {[round(o, 2) for o in lams.flatten()[:5].tolist()]} and so on, {lams.numel()} in all")
-    if clip is not None and not clip[0] < clip[1]: raise ValueError(f"clip must be (lo, hi) with lo < hi, got {tuple(clip)}")
-    if bs is not None and bs < 1: raise ValueError(f"bs must be at least 1, got {bs}")
-    if y is None: return shape[0], None
-    y = torch.as_tensor(y)
-    if y.ndim == 0: y = y.expand(shape[0])
-    if y.shape != (shape[0],) or y.dtype != torch.int64: raise ValueError(f"y must be an int or ({shape[0]},) int64, got {tuple(y.shape)} {y.dtype}")
-    top = y.max() if null is None else null
-    if (y < 0).any() or (y > top).any(): raise ValueError(f"y must lie in 0 … {top}, got {y.min()} to {y.max()}")
-    return shape[0], y
 
 # %% ../nbs/06_sampling.ipynb #d7cd9193
 def cooled(
@@ -156,15 +161,16 @@ def cooled(
     if not 0 <= temp <= 1: raise ValueError(f"temp must lie in [0, 1], got {temp}")
     return lambda lams: step(lams)*torch.tensor([1, 1, 1, 1, temp], dtype=torch.float64)
 
-# %% ../nbs/06_sampling.ipynb #a98e3896
-samplers = dict(ancestral=ancestral, ddim=lambda v: ddim(), heun=lambda v: heun(), dpmpp_2m=lambda v: dpmpp_2m(), dpmpp_2m_sde=dpmpp_2m)  # each takes v
+# %% ../nbs/06_sampling.ipynb #fad0d782
+samplers = dict(ancestral=ancestral, ddim=lambda v: ddim(), heun=lambda v: heun(),
+                dpmpp_2m=lambda v: dpmpp_2m(), dpmpp_2m_sde=dpmpp_2m)    # each takes v
 
 def sampler(
     name:str='dpmpp_2m_sde',  # one of `samplers`
     n_steps:int=16,           # calls of the model T ≥ 2; `heun` makes an odd number of them, at most T, and needs 3
     v:float=0.,               # exponent of the noise's variance, 0 … 1, where the sampler has noise
 )->dict:                      # `step` and `lams` for `sample`
-    "A step and the grid that suits it: the paper's for `ancestral` and `ddim`, uniform in λ ∈ [−6, 6] for the solvers. Raises ValueError for an unknown name, v or n_steps."
+    "A step and its grid: the paper's for `ancestral` and `ddim`, uniform in λ ∈ [−6, 6] else. Raises ValueError for an unknown name, v or n_steps."
     if name not in samplers: raise ValueError(f"sampler must be one of {', '.join(samplers)}, got {name!r}")
     if name == 'heun' and n_steps < 3: raise ValueError(f"n_steps must be at least 3 for heun, got {n_steps}")
     if name in ('ancestral', 'ddim'): lams = Schedule().grid(n_steps)
