@@ -61,7 +61,7 @@ def score2eps(
     "ε = −σ ∇ log p(z)"
     return -amps(lam, score.ndim)[1]*score
 
-# %% ../nbs/04_denoiser.ipynb #cca3910c
+# %% ../nbs/04_denoiser.ipynb #236fea10
 class Denoiser(nn.Module):
     "A network as a model: its output turned into ε. Raises ValueError for an unknown `predicts`."
     to_eps = dict(eps=lambda z, out, lam: out, x=x2eps, v=v2eps)
@@ -79,7 +79,7 @@ class Denoiser(nn.Module):
         lam:Tensor,  # (b,) log-SNR, nats
         y=None,      # (b,) int64 classes 0 … n, n for null; None: all null
     )->Tensor:       # (b, …) ε, at least float32
-        "ε of the contract, converted at the precision of `lam`."
+        "ε of the contract, converted at the precision of `lam` or of the network's output, whichever is higher."
         out = self.net(z, lam, y)
         return self.to_eps[self.predicts](z, out.to(torch.promote_types(out.dtype, lam.dtype)), lam)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastcore.basics import patch
 from .schedule import amps
 
-# %% ../nbs/03_mixture.ipynb #a8bd7394
+# %% ../nbs/03_mixture.ipynb #12c147f5
 class Mixture:
     "Gaussian mixture with a class for each component; exact p(z|c), p(c|z), score, E[x|z, c] and ε. Raises ValueError for parameters that do not fit."
     def __init__(self,
@@ -23,6 +23,8 @@ class Mixture:
     ):
         f64 = lambda o: torch.as_tensor(o, dtype=torch.float64)
         weights, means, covs = map(f64, (weights, means, covs))
+        for name, o in dict(weights=weights, means=means, covs=covs).items():
+            if not o.isfinite().all(): raise ValueError(f"{name} must be finite, got {o.tolist()}")
         if means.ndim != 2: raise ValueError(f"means must have shape (k, d), got {tuple(means.shape)}")
         k, d = means.shape
         if weights.shape != (k,) or not (weights > 0).all(): raise ValueError(f"weights must be {k} positive numbers, one for each mean, got {weights.tolist()}")

@@ -37,12 +37,13 @@ def forward(
 def _check_order(lam, lam_s):
     if (lam > lam_s).any(): raise ValueError(f"lam must not exceed lam_s, the cleaner level: got lam={lam.max():g}, lam_s={lam_s.min():g}")
 
-# %% ../nbs/01_process.ipynb #0c1a353c
+# %% ../nbs/01_process.ipynb #0ebcb2ee
 def posterior_weights(
     lam:Tensor,    # any shape, log-SNR of z, nats
     lam_s:Tensor,  # the same shape, log-SNR to go to; lam_s ≥ lam
 )->tuple:          # weight of z, weight of x, variance: each of the shape of `lam`
-    "The three numbers of q(z_λ′|z_λ, x) (Ho & Salimans, Eq. 3); use float64 where steps are small."
+    "The three numbers of q(z_λ′|z_λ, x) (Ho & Salimans, Eq. 3); use float64 where steps are small. Raises ValueError where lam > lam_s."
+    _check_order(lam, lam_s)
     (alpha, _), (alpha_s, sigma_s), gain = amps(lam), amps(lam_s), -torch.expm1(lam.reshape(-1)-lam_s.reshape(-1))
     return tuple(o.reshape(lam.shape) for o in ((lam-lam_s).reshape(-1).exp()*alpha_s/alpha, gain*alpha_s, gain*sigma_s**2))
 
@@ -53,18 +54,18 @@ def posterior(
     lam_s:Tensor,  # (b,) log-SNR to go to, nats: the cleaner level
 )->tuple:          # mean (b, …), variance (b, 1, …)
     "q(z_λ′|z_λ, x), mean and variance (Ho & Salimans, Eq. 3). Raises ValueError where lam > lam_s."
-    _check_order(lam, lam_s)
     w_z, w_x, var = (o.reshape(-1, *[1]*(z.ndim-1)) for o in posterior_weights(lam, lam_s))
     return w_z*z + w_x*x, var
 
-# %% ../nbs/01_process.ipynb #48577d80
+# %% ../nbs/01_process.ipynb #004f3200
 def transition_var(
     lam:Tensor,    # any shape, log-SNR of z, nats
     lam_s:Tensor,  # the same shape, log-SNR to go to; lam_s ≥ lam
     v:float=0.3,   # exponent in [0, 1]: 0 the posterior's variance, 1 the forward process's
 )->Tensor:         # variance, the shape of `lam`
-    "Variance of the reverse transition, log-interpolated between its two ends (Ho & Salimans, Eq. 4). Raises ValueError for v outside [0, 1]."
+    "Variance of the reverse transition, log-interpolated between its two ends (Ho & Salimans, Eq. 4). Raises ValueError for v outside [0, 1] or lam > lam_s."
     if not 0 <= v <= 1: raise ValueError(f"v must lie in [0, 1], got {v}")
+    _check_order(lam, lam_s)
     return -torch.expm1(lam-lam_s)*(-lam_s).sigmoid()**(1-v)*(-lam).sigmoid()**v
 
 def transition(

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['amps', 'Schedule']
 
-# %% ../nbs/00_schedule.ipynb #9b2e1f3c
+# %% ../nbs/00_schedule.ipynb #271bfd7f
 import math
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 from fastcore.basics import patch
 
 # %% ../nbs/00_schedule.ipynb #e685af16
@@ -20,7 +21,7 @@ def amps(
     lam = lam.reshape(-1, *[1]*(ndim-1))
     return lam.sigmoid().sqrt(), (-lam).sigmoid().sqrt()
 
-# %% ../nbs/00_schedule.ipynb #207503ca
+# %% ../nbs/00_schedule.ipynb #a2c52fde
 class Schedule:
     "λ as a function of u in [0, 1], λ = −2 log tan(au+b) (Ho & Salimans, §2). Raises ValueError unless `lam_min` < `lam_max`, both within ±1000."
     def __init__(self,
@@ -31,7 +32,7 @@ class Schedule:
             raise ValueError(f"lam_min must lie below lam_max and both within ±1000, got lam_min={lam_min} and lam_max={lam_max}")
         self.lam_min, self.lam_max = float(lam_min), float(lam_max)
         self.b, self.b_end = math.atan(math.exp(-lam_max/2)), math.atan(math.exp(lam_min/2))  # angles left over at either end
-        self.a = math.atan(math.sinh((lam_max-lam_min)/4)/math.cosh((lam_max+lam_min)/4))             # the angle between them, with no difference of large angles
+        self.a = math.atan(math.sinh((lam_max-lam_min)/4)/math.cosh((lam_max+lam_min)/4))     # the angle between them
 
     def __repr__(self): return f'Schedule(lam_min={self.lam_min:g}, lam_max={self.lam_max:g})'
 
@@ -45,17 +46,18 @@ class Schedule:
     def u(self,
         lam:Tensor,  # any shape, nats, within the bounds
     )->Tensor:       # u in [0, 1], the shape and dtype of `lam`
-        "The inverse of `lam`: u = (arctan e^(−λ/2) − b)/a."
-        return (((-lam/2).exp().atan() - self.b)/self.a).clamp(0, 1)
+        "The inverse of `lam`: u = (arctan e^(−λ/2) − b)/a; beyond the bounds 0 or 1."
+        near, far = (-lam/2).exp().atan() - self.b, (lam/2).exp().atan() - self.b_end   # the angle from either end
+        return torch.where(lam > 0, near/self.a, 1 - far/self.a).clamp(0, 1)
 
-# %% ../nbs/00_schedule.ipynb #1250833f
+# %% ../nbs/00_schedule.ipynb #588f5b26
 @patch
 def pdf(self:Schedule,
     lam:Tensor,  # any shape, nats
 )->Tensor:       # density per nat, 0 outside the bounds
     "p(λ) = sech(λ/2)/(4a), the density of λ(u) for uniform u."
     inside = (lam >= self.lam_min) & (lam <= self.lam_max)
-    return inside * (lam.sigmoid()*(-lam).sigmoid()).sqrt()/(2*self.a)
+    return inside * ((logsigmoid(lam) + logsigmoid(-lam))/2).exp()/(2*self.a)   # log α + log σ: α² itself underflows beyond |λ| = 100
 
 # %% ../nbs/00_schedule.ipynb #941f2926
 @patch
