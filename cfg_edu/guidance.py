@@ -11,13 +11,13 @@ import torch
 from torch import nn, Tensor
 from .schedule import amps
 
-# %% ../nbs/05_guidance.ipynb #c56a708c
+# %% ../nbs/05_guidance.ipynb #ee13c2f9
 def _check_w(w):
     if math.isfinite(w) and w >= -1: return
     raise ValueError(f"w must be a finite number of at least -1 (-1 unconditional, 0 no guidance), got {w}")
 
 class ClassifierGuided(nn.Module):
-    "ε̃ = ε(z, c) − wσ∇log p(c|z), a classifier's push (Ho & Salimans, §3.1). Raises ValueError for w < −1 or not finite, or without classes."
+    "ε̃ = ε(z, c) − wσ∇log p(c|z), a classifier's push (Ho & Salimans, §3.1). Raises ValueError for w < −1 or not finite, or for y None."
     def __init__(self,
         model,    # the contract: `model(z, lam, y) -> eps`
         logp,     # classifier of noisy data: `logp(z, lam) -> (b, n)` log-probabilities, differentiable in z
@@ -31,14 +31,17 @@ class ClassifierGuided(nn.Module):
     def forward(self,
         z:Tensor,    # (b, …) noisy data
         lam:Tensor,  # (b,) log-SNR, nats
-        y:Tensor,    # (b,) int64 classes 0 … n−1
+        y:Tensor,    # (b,) int64 classes 0 … n−1; n, "no class", gets no push
     )->Tensor:       # (b, …) guided ε
         if y is None: raise ValueError("y must name a class for each example, got None: a classifier can only push towards a class")
         eps = self.model(z, lam, y)
         if self.w == 0: return eps
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            grad = torch.autograd.grad(self.logp(z, lam).gather(1, y[:,None]).sum(), z)[0]
+            logp = self.logp(z, lam)
+            n = logp.shape[1]
+            picked = logp.gather(1, y.clamp(max=n-1)[:,None])[:,0]*(y < n)
+            grad = torch.autograd.grad(picked.sum(), z)[0]
         return eps - self.w*amps(lam, z.ndim)[1].to(z.dtype)*grad
 
 # %% ../nbs/05_guidance.ipynb #546036df
@@ -85,15 +88,17 @@ class CFG(nn.Module):
 
     def extra_repr(self): return f"w={self.w:g}"
 
-# %% ../nbs/05_guidance.ipynb #f69b75ec
+# %% ../nbs/05_guidance.ipynb #b60cc5de
 class Interval(nn.Module):
-    "A guided model inside λ ∈ [lo, hi], its bare model outside. Raises ValueError unless lo < hi."
+    "A guided model inside λ ∈ [lo, hi], its bare model outside. Raises ValueError unless lo < hi and `guided` wraps a model."
     def __init__(self,
-        guided,    # a guidance wrapper: `CFG`, `ClassifierGuided`
+        guided,    # a guidance wrapper: `CFG`, `ClassifierGuided`, with the bare model as `.model`
         lo:float,  # log-SNR, nats
         hi:float,  # log-SNR, nats
     ):
         super().__init__()
+        if not hasattr(guided, 'model'):
+            raise ValueError(f"guided must wrap a model, as CFG and ClassifierGuided do, got a bare {type(guided).__name__}")
         if not lo < hi: raise ValueError(f"lo must lie below hi, got lo={lo} and hi={hi}")
         self.guided, self.model, self.lo, self.hi = guided, guided.model, lo, hi     # outside, the bare model
         self.null = getattr(guided, 'null', None)

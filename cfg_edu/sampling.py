@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['samplers', 'ancestral', 'ddim', 'heun', 'dpmpp_2m', 'NoiseStreams', 'sample', 'cooled', 'sampler']
 
-# %% ../nbs/06_sampling.ipynb #0ab6be9f
+# %% ../nbs/06_sampling.ipynb #76d9b5ff
 import math
 import torch
+from numbers import Integral
 from torch import nn, Tensor
 from tqdm.auto import tqdm
 from .schedule import amps, Schedule
@@ -59,7 +60,7 @@ def dpmpp_2m(
         return torch.stack([lam, a, (1+c)*b, -c*b, d], 1)
     return table
 
-# %% ../nbs/06_sampling.ipynb #b89c1eff
+# %% ../nbs/06_sampling.ipynb #68ea6ebb
 class NoiseStreams:
     "Standard normal noise, a stream for each sample, drawn on the CPU so that every device gets the same."
     def __init__(self,
@@ -74,7 +75,7 @@ class NoiseStreams:
         self.chunk, self.buf = 1, iter(())                          # the first chunk is the starting point alone
 
     def __call__(self)->Tensor:  # (b, …)
-        "The next draw of every stream; draws are made in chunks whose size depends on `shape` alone."
+        "The next draw of every stream: the first whatever `n_draws` is, later ones in chunks set by `shape` and `n_draws`. RuntimeError after the last."
         try: return next(self.buf)
         except StopIteration: pass
         k = min(self.chunk, self.left)
@@ -83,14 +84,25 @@ class NoiseStreams:
         self.left, self.chunk = self.left-k, max(1, 65_536//math.prod(self.shape))
         return next(self.buf)
 
-# %% ../nbs/06_sampling.ipynb #91ab2663
+# %% ../nbs/06_sampling.ipynb #afb5d8bc
+def _table(step, lams):
+    "The rows of `step`, if it is a sampler"
+    rows = step(lams) if callable(step) and step not in (ancestral, ddim, heun, dpmpp_2m) else None
+    if isinstance(rows, Tensor) and rows.ndim == 2 and rows.shape[1] == 5: return rows
+    raise ValueError(f"step must be a sampler with its parentheses, such as `ancestral()`, got {getattr(step, '__name__', step)}")
+
+def _is_range(clip):
+    try: lo, hi = clip
+    except (TypeError, ValueError): return False
+    return lo < hi
+
 def _check_sample(shape, y, lams, clip, bs, null):
-    if len(shape) < 2 or min(shape) < 1:
-        raise ValueError(f"shape must be (n, …) with positive sizes, got {tuple(shape)}")
+    if not (isinstance(shape, (tuple, list)) and len(shape) > 1 and all(isinstance(o, Integral) and o > 0 for o in shape)):
+        raise ValueError(f"shape must be a tuple (n, …) of positive integers, got {shape}")
     if lams.ndim != 1 or len(lams) < 2 or not (lams.diff() > 0).all() or not lams.isfinite().all():
         some = [round(o, 2) for o in lams.flatten()[:5].tolist()]
         raise ValueError(f"lams must be at least 2 finite, rising log-SNR, got {some} and so on, {lams.numel()} in all")
-    if clip is not None and not clip[0] < clip[1]: raise ValueError(f"clip must be (lo, hi) with lo < hi, got {tuple(clip)}")
+    if clip is not None and not _is_range(clip): raise ValueError(f"clip must be (lo, hi) with lo < hi, got {clip}")
     if bs is not None and bs < 1: raise ValueError(f"bs must be at least 1, got {bs}")
     if y is None: return shape[0], None
     y = torch.as_tensor(y)
@@ -101,7 +113,7 @@ def _check_sample(shape, y, lams, clip, bs, null):
     if (y < 0).any() or (y > top).any(): raise ValueError(f"y must lie in 0 … {top}, got {y.min()} to {y.max()}")
     return shape[0], y
 
-# %% ../nbs/06_sampling.ipynb #d2f62da2
+# %% ../nbs/06_sampling.ipynb #3794eb65
 @torch.no_grad()
 def sample(
     model,                # the contract: `model(z, lam, y) -> eps`
@@ -122,7 +134,7 @@ def sample(
     lams = Schedule().grid(n_steps) if lams is None else torch.as_tensor(lams, dtype=torch.float64).cpu()
     n, y = _check_sample(shape, y, lams, clip, bs, getattr(model, 'null', None))
     device = device or next((p.device for p in model.parameters()), None) if isinstance(model, nn.Module) else device
-    table = step(lams)
+    table = _table(step, lams)
     lams = torch.cat([lams[:1], table[:,0]])                                         # where the model is called
     n_draws, rows, (alpha, sigma) = 1 + int(table[:,4].count_nonzero()), table.tolist(), (o.tolist() for o in amps(lams))
     levels, bs, out = lams.to(device, torch.promote_types(dtype, torch.float32)), bs or n, []
@@ -161,7 +173,7 @@ def cooled(
     if not 0 <= temp <= 1: raise ValueError(f"temp must lie in [0, 1], got {temp}")
     return lambda lams: step(lams)*torch.tensor([1, 1, 1, 1, temp], dtype=torch.float64)
 
-# %% ../nbs/06_sampling.ipynb #fad0d782
+# %% ../nbs/06_sampling.ipynb #7eb4b580
 samplers = dict(ancestral=ancestral, ddim=lambda v: ddim(), heun=lambda v: heun(),
                 dpmpp_2m=lambda v: dpmpp_2m(), dpmpp_2m_sde=dpmpp_2m)    # each takes v
 
@@ -170,8 +182,9 @@ def sampler(
     n_steps:int=16,           # calls of the model T ≥ 2; `heun` makes an odd number of them, at most T, and needs 3
     v:float=0.,               # exponent of the noise's variance, 0 … 1, where the sampler has noise
 )->dict:                      # `step` and `lams` for `sample`
-    "A step and its grid: the paper's for `ancestral` and `ddim`, uniform in λ ∈ [−6, 6] else. Raises ValueError for an unknown name, v or n_steps."
+    "A step and its grid: the paper's for `ancestral` and `ddim`, uniform in λ ∈ [−6, 6] else. Raises ValueError for a wrong name, v or n_steps."
     if name not in samplers: raise ValueError(f"sampler must be one of {', '.join(samplers)}, got {name!r}")
+    if v is None or not 0 <= v <= 1: raise ValueError(f"v must lie in [0, 1], got {v}")
     if name == 'heun' and n_steps < 3: raise ValueError(f"n_steps must be at least 3 for heun, got {n_steps}")
     if name in ('ancestral', 'ddim'): lams = Schedule().grid(n_steps)
     else: lams = Schedule(-6, 6).grid((n_steps+1)//2 if name == 'heun' else n_steps, 'uniform')
