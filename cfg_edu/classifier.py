@@ -21,13 +21,16 @@ from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from fastcore.foundation import L
 
-# %% ../nbs/10_classifier.ipynb #347f9f73
+# %% ../nbs/10_classifier.ipynb #fb8a125b
 class DiffuseInput(Diffuse):
-    "(x, y) becomes the input (z, λ); the class y stays the target (Dhariwal & Nichol 2021)."
+    "(x, y) becomes the input (z, λ); the class y stays the target (Dhariwal & Nichol 2021). Raises ValueError, at the first batch, where the network has not one number for each of `dls.c` classes."
     def before_batch(self):                                 # order and fixed validation noise are those of `Diffuse`
         super().before_batch()
         z, lam, y = self.xb
         self.learn.xb, self.learn.yb = (z, lam), (y,)
+    def after_pred(self):
+        shape = (len(self.y), self.dls.c)
+        if self.pred.shape != shape: raise ValueError(f"net must give logits of shape {shape}, one for each class of the data, got {tuple(self.pred.shape)}")
 
 # %% ../nbs/10_classifier.ipynb #3f41d7df
 class _LogP(nn.Module):
@@ -49,7 +52,7 @@ def classifier_logp(
     "A noisy classifier's log-probabilities."
     return _LogP(net)
 
-# %% ../nbs/10_classifier.ipynb #ff810683
+# %% ../nbs/10_classifier.ipynb #ada94947
 def classifier_learner(
     dls,             # `DataLoaders` of (x, y) with `.c` classes
     net,             # `net(z, lam) -> logits (b, n)`
@@ -60,7 +63,7 @@ def classifier_learner(
     cbs=None,        # more callbacks
     **kwargs,        # for `Learner`
 )->Learner:          # its `ema.avg` is the averaged `logp(z, lam)`
-    "A `Learner` that trains `net` to tell the class of noisy data. Raises ValueError where the classes of `net` and `dls` differ, or for a bad `decay` or `wd`."
+    "A `Learner` that trains `net` to tell the class of noisy data. Raises ValueError where `net.n_classes` is not `dls.c`, or for a bad `decay` or `wd`; a net without `n_classes` is checked at the first batch."
     n = getattr(net, 'n_classes', dls.c)
     if n != dls.c: raise ValueError(f"net must have as many classes as the data, {dls.c}, got {n}")
     if not 0 <= wd < math.inf: raise ValueError(f"wd must be finite and at least 0, got {wd}")
@@ -68,7 +71,7 @@ def classifier_learner(
     opt = partial(OptimWrapper, opt=partial(torch.optim.AdamW, fused=True, weight_decay=wd))
     return Learner(dls, classifier_logp(net), loss_func=F.nll_loss, opt_func=opt, lr=lr, cbs=own + list(L(cbs)), **dict(dict(metrics=accuracy), **kwargs))
 
-# %% ../nbs/10_classifier.ipynb #d7bda5f1
+# %% ../nbs/10_classifier.ipynb #65706eb3
 class UniformLam:
     "λ uniform between two levels: each nat of λ counts alike, as in the likelihood. Raises ValueError unless lam_min < lam_max, both finite."
     def __init__(self,
@@ -88,11 +91,11 @@ class UniformLam:
 
     def pdf(self,
         lam:Tensor,  # any shape, nats
-    )->Tensor:       # density per nat, 0 outside the bounds
+    )->Tensor:       # density per nat, 0 outside the bounds, the shape and dtype of `lam`
         "1/(lam_max − lam_min) inside."
-        return ((lam >= self.lam_min) & (lam <= self.lam_max))/(self.lam_max-self.lam_min)
+        return ((lam >= self.lam_min) & (lam <= self.lam_max)).to(lam.dtype)/(self.lam_max-self.lam_min)
 
-# %% ../nbs/10_classifier.ipynb #6ebf8232
+# %% ../nbs/10_classifier.ipynb #244b8fdb
 @contextmanager
 def _evaluating(model):
     "No dropout inside, whatever the modes were"
@@ -105,31 +108,37 @@ def _evaluating(model):
 @torch.no_grad()
 def implicit_logits(
     model,              # the contract: `model(z, lam, y) -> eps`
-    x:Tensor,           # (b, …) clean data
+    x:Tensor,           # (b, …) clean data, floating point; half precision is raised to float32
     n_draws:int=16,     # draws of (λ, ε) for each example
     law=None,           # law of λ, with `.lam(u)` and `.pdf(lam)`: a `UniformLam` or a `Schedule`; None: uniform in [−6, 6]
     weighted:bool=True, # True: the likelihood's weight 1/(2p(λ)); False: every draw counts ½
-    common:bool=True,   # the same λ and ε for all classes? False: each class draws its own
-    prior:Tensor=None,  # (n,) p(c); None: all classes equally likely
+    common:bool=True,   # the same λ and ε for all classes? False: each class draws its own, which takes n times the memory
+    prior=None,         # (n,) p(c), tensor or list; None: all classes equally likely
     n_classes:int=None, # n; None: `model.null`
     seed:int=0,         # of the first example; example k has seed+k
-    bs:int=500,         # pairs of example and class that go through the model at once
+    bs:int=500,         # pairs of example and class that are made noisy and go through the model at once
 )->Tensor:              # (b, n): estimates of log p(x|c) + log p(c), up to a number for each example
-    "The generator as a classifier, from its denoising errors; a softmax gives p(c|x). Raises ValueError for draws or a `bs` below 1, an unknown number of classes, or a bad `prior`."
+    "The generator as a classifier, from its denoising errors; a softmax gives p(c|x). Raises ValueError for draws or a `bs` below 1, an unknown number of classes, integer `x`, or a bad `prior`."
     law, n = law or UniformLam(), n_classes or getattr(model, 'null', None)
     if n is None: raise ValueError("n_classes must be given for a model without `null`, got None")
     if min(n_draws, bs) < 1: raise ValueError(f"n_draws and bs must be at least 1, got {n_draws} and {bs}")
-    if prior is not None and (prior.shape != (n,) or not (prior > 0).all()): raise ValueError(f"prior must be {n} positive numbers, one for each class, got {prior.tolist()}")
+    if not x.is_floating_point(): raise ValueError(f"x must be floating point, got {x.dtype}")
+    if prior is not None:
+        prior = torch.as_tensor(prior)
+        if prior.shape != (n,) or not (prior > 0).all() or not prior.isfinite().all(): raise ValueError(f"prior must be {n} positive finite numbers, one for each class, got {prior.tolist()}")
+    x = x.to(torch.promote_types(x.dtype, torch.float32))                                     # noise in half precision would be too coarse
     b, k = len(x), 1 if common else n
     noise = NoiseStreams(range(seed, seed+b), (k, *x.shape[1:]), n_draws, x.device, x.dtype)
     u = torch.stack([torch.rand(k, generator=g) for g in noise.gens]).to(x)                   # (b, k): where in its stratum
-    pairs = lambda o: o.expand(b, n, *o.shape[2:]).flatten(0, 1)                              # (b, 1 or n, …) -> (b·n, …)
-    y, score = torch.arange(n, device=x.device).repeat(b), x.new_zeros(b, n)
+    score = x.new_zeros(b*n)
     with _evaluating(model):
         for j in range(n_draws):
-            lam, eps = pairs(law.lam((u+j)/n_draws)), pairs(noise())
-            z, _ = diffuse(pairs(x[:,None]), lam, eps)
-            err = [(model(*o)-e).square().flatten(1).sum(1) for *o, e in zip(*(t.split(bs) for t in (z, lam, y, eps)))]
-            weight = 1/(2*law.pdf(lam)) if weighted else .5
-            score -= (weight*torch.cat(err)).reshape(b, n)/n_draws
+            lams, eps = law.lam((u+j)/n_draws), noise()                                       # (b, k), (b, k, …)
+            for rows in torch.arange(b*n, device=x.device).split(bs):                         # row i·n + c: example i, class c
+                i, c = rows//n, rows%n
+                lam, e = lams[i,c%k], eps[i,c%k]
+                z, _ = diffuse(x[i], lam, e)
+                err = (model(z, lam, c)-e).square().flatten(1).sum(1)
+                score[rows] -= (1/(2*law.pdf(lam)) if weighted else .5)*err/n_draws
+    score = score.reshape(b, n)
     return score if prior is None else score + prior.log().to(score)
