@@ -5,16 +5,15 @@
 # %% auto #0
 __all__ = ['DiffuseInput', 'classifier_logp', 'classifier_learner', 'UniformLam', 'implicit_logits']
 
-# %% ../nbs/10_classifier.ipynb #d610e4ac
+# %% ../nbs/10_classifier.ipynb #97ab656f
 import math
 import torch
-from contextlib import contextmanager
 from functools import partial
 from torch import nn, Tensor
 from torch.nn import functional as F
 from .schedule import Schedule
 from .process import diffuse
-from .sampling import NoiseStreams
+from .sampling import NoiseStreams, evaluating
 from .training import Diffuse, EMA, FiniteLoss
 from fastai.learner import Learner
 from fastai.metrics import accuracy
@@ -95,16 +94,7 @@ class UniformLam:
         "1/(lam_max − lam_min) inside."
         return ((lam >= self.lam_min) & (lam <= self.lam_max)).to(lam.dtype)/(self.lam_max-self.lam_min)
 
-# %% ../nbs/10_classifier.ipynb #244b8fdb
-@contextmanager
-def _evaluating(model):
-    "No dropout inside, whatever the modes were"
-    on = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
-    for m in on: m.training = False
-    try: yield
-    finally:
-        for m in on: m.training = True
-
+# %% ../nbs/10_classifier.ipynb #1278cba6
 @torch.no_grad()
 def implicit_logits(
     model,              # the contract: `model(z, lam, y) -> eps`
@@ -131,7 +121,7 @@ def implicit_logits(
     noise = NoiseStreams(range(seed, seed+b), (k, *x.shape[1:]), n_draws, x.device, x.dtype)
     u = torch.stack([torch.rand(k, generator=g) for g in noise.gens]).to(x)                   # (b, k): where in its stratum
     score = x.new_zeros(b*n)
-    with _evaluating(model):
+    with evaluating(model):
         for j in range(n_draws):
             lams, eps = law.lam((u+j)/n_draws), noise()                                       # (b, k), (b, k, …)
             for rows in torch.arange(b*n, device=x.device).split(bs):                         # row i·n + c: example i, class c
