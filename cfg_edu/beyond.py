@@ -38,7 +38,7 @@ class Tempered(nn.Module):
 # %% ../nbs/13_beyond.ipynb #ef09409d
 class ClassAverage(nn.Module):
     """ε without a class from a model of classes, Σ_c p(c|z)ε(z, c), with p(c|z) filtered along one sampling path.
-    Raises ValueError where a path begins above λ = −4 or λ stands still; that a path has no noise is not noticed."""
+    Raises ValueError where a path begins above λ = −4 (larger images need a lower start) or λ stands still; that a path has no noise is not noticed."""
     def __init__(self,
         model,            # the contract, with `null` = n classes; only asked for the classes 0 … n−1
         prior=None,       # (n,) shares of the classes, positive; None: equal
