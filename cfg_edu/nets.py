@@ -4,16 +4,21 @@
 
 # %% auto #0
 __all__ = ['clock', 'sinusoid', 'embed_class', 'check_inputs', 'MLP', 'GroupNorm32', 'ResBlock', 'AttentionBlock', 'Encoder',
-           'UNet', 'AttentionPool', 'EncoderUNet', 'unet_digits', 'unet_32', 'adm64', 'encoder_digits',
-           'adm64_classifier', 'net_for']
+           'UNet', 'AttentionPool', 'EncoderUNet', 'unet_digits', 'unet_small', 'unet_32', 'unet_64', 'adm64',
+           'encoder_digits', 'adm64_classifier', 'net_for', 'adm_lams', 'adm_time', 'load_weights', 'load_adm',
+           'load_adm_classifier']
 
-# %% ../nbs/08_nets.ipynb #a881e8df
+# %% ../nbs/08_nets.ipynb #6db7725b
 import torch
-from math import log, pi
+from math import cos, log, pi, sin
 from fastcore.basics import store_attr
 from huggingface_hub import PyTorchModelHubMixin
+from pathlib import Path
 from torch import nn, Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from zipfile import is_zipfile
+from .denoiser import Denoiser
 
 # %% ../nbs/08_nets.ipynb #6ce0fb19
 def clock(
@@ -99,7 +104,7 @@ class MLP(nn.Module, PyTorchModelHubMixin, library_name='cfg_edu'):
             h = h + w2(F.silu(torch.addcmul(b, s, w1(F.silu(h)))))
         return self.out(h).to(z.dtype)
 
-# %% ../nbs/08_nets.ipynb #0be75409
+# %% ../nbs/08_nets.ipynb #c86a61ba
 class GroupNorm32(nn.GroupNorm):
     "GroupNorm computed in float32: 32 groups, halved until each has at least 4 channels and all are equal."
     def __init__(self,
@@ -111,7 +116,9 @@ class GroupNorm32(nn.GroupNorm):
         x:Tensor,  # (b, ch, …)
     )->Tensor:     # the shape and dtype of `x`
         "Mean 0 and variance 1 in each group, then a scale and a shift for each channel."
-        return F.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps).to(x.dtype)
+        dtype = x.dtype
+        if not (x.is_cpu and x.dtype in (torch.bfloat16, torch.float16)): x = x.float()   # the CPU's kernel sums halves in float32 by itself
+        return F.group_norm(x, self.num_groups, self.weight.float(), self.bias.float(), self.eps).to(dtype)
 
 # %% ../nbs/08_nets.ipynb #f880baa0
 def _conv(i, o, k=3): return nn.Conv2d(i, o, k, padding=k//2)
@@ -176,16 +183,17 @@ class AttentionBlock(nn.Module):
         h = F.scaled_dot_product_attention(*self.split(self.qkv(self.norm(x).flatten(2))))
         return x + self.proj_out(h.transpose(-1, -2).flatten(1, 2)).reshape(x.shape)
 
-# %% ../nbs/08_nets.ipynb #fdabdee7
+# %% ../nbs/08_nets.ipynb #a539e349
 class _Stage(nn.Sequential):
-    "Blocks in a row; residual blocks also get the embedding"
-    def forward(self, x, emb):
+    "Blocks in a row; residual blocks also get the embedding, and what was stored is glued on first"
+    def forward(self, x, emb, *stored):
+        if stored: x = torch.cat([x, *stored], 1)
         for m in self: x = m(x, emb) if isinstance(m, ResBlock) else m(x)
         return x
 
-# %% ../nbs/08_nets.ipynb #e8b9ec0b
+# %% ../nbs/08_nets.ipynb #ce0e3e44
 class Encoder(nn.Module):
-    "The left half of ADM's U-Net and its bottom. Raises ValueError for sizes that do not fit together."
+    "The left half of ADM's U-Net and its bottom. Raises ValueError for sizes that do not fit together, or an unknown `clock`."
     def __init__(self,
         image_size:int,         # height and width, pixels
         in_channels:int,        # channels of z
@@ -197,9 +205,12 @@ class Encoder(nn.Module):
         dropout:float=0.,       # in the residual blocks, 0 ≤ dropout < 1
         head_channels:int=64,   # channels of an attention head
         qkv_order:str='new',    # see `AttentionBlock`
+        clock:str='arctan',     # the time that is embedded: 'arctan', 1000 times `clock`, or 'adm', ADM's step number `adm_time`
     ):
         super().__init__()
+        if clock not in ('arctan', 'adm'): raise ValueError(f"clock must be 'arctan' or 'adm', got {clock!r}")
         store_attr()
+        self.recompute = False  # in training, compute each stage again for its gradient instead of storing what is inside?
         self.null, self.shape, d = n_classes, (in_channels, image_size, image_size), 4*model_channels
         self.sizes, self.chs = self._check(), [m*model_channels for m in channel_mult]   # of each level
         self.time_embed = nn.Sequential(nn.Linear(model_channels, d), nn.SiLU(), nn.Linear(d, d))
@@ -237,7 +248,7 @@ class Encoder(nn.Module):
         lam:Tensor,  # (b,) log-SNR, nats
     )->Tensor:       # (b,) float32, 0 (clean) to 1000 (noise)
         "The time that is embedded."
-        return 1000*clock(lam)
+        return 1000*clock(lam) if self.clock == 'arctan' else adm_time(lam)
 
     def embed(self,
         lam:Tensor,  # (b,) log-SNR, nats
@@ -247,18 +258,22 @@ class Encoder(nn.Module):
         emb = self.time_embed(sinusoid(self.time(lam), self.model_channels).to(self.time_embed[0].weight.dtype))
         return emb if y is None else emb + embed_class(self.label_emb, y)
 
+    def _run(self, stage, *args):
+        again = self.recompute and self.training and torch.is_grad_enabled()
+        return checkpoint(stage, *args, use_reentrant=False) if again else stage(*args)
+
     def encode(self,
         z:Tensor,    # (b, c, h, w)
         emb:Tensor,  # (b, 4·model_channels)
     )->tuple:        # the bottom (b, ch, h', w'), and a list with the output of each stage
         "Down to the smallest size."
         hs = []
-        for stage in self.input_blocks: hs.append(z := stage(z, emb))
-        return self.middle_block(z, emb), hs
+        for stage in self.input_blocks: hs.append(z := self._run(stage, z, emb))
+        return self._run(self.middle_block, z, emb), hs
 
-# %% ../nbs/08_nets.ipynb #b9d35e54
+# %% ../nbs/08_nets.ipynb #28fab985
 class UNet(Encoder, PyTorchModelHubMixin, library_name='cfg_edu'):
-    "ADM's U-Net (Dhariwal & Nichol 2021), with λ as its clock and a zero vector as its null class. Raises ValueError for sizes that do not fit together."
+    "ADM's U-Net (Dhariwal & Nichol 2021), with λ as its clock and a zero vector as its null class. Raises ValueError for sizes that do not fit together, or an unknown `clock`."
     def __init__(self,
         image_size:int,         # height and width, pixels
         in_channels:int,        # channels of z
@@ -271,8 +286,9 @@ class UNet(Encoder, PyTorchModelHubMixin, library_name='cfg_edu'):
         dropout:float=0.,       # in the residual blocks, 0 ≤ dropout < 1
         head_channels:int=64,   # channels of an attention head
         qkv_order:str='new',    # see `AttentionBlock`
+        clock:str='arctan',     # see `Encoder`
     ):
-        super().__init__(image_size, in_channels, model_channels, num_res_blocks, attn_sizes, channel_mult, n_classes, dropout, head_channels, qkv_order)
+        super().__init__(image_size, in_channels, model_channels, num_res_blocks, attn_sizes, channel_mult, n_classes, dropout, head_channels, qkv_order, clock)
         self.out_channels = out_channels or in_channels
         self.output_blocks, stored, ch = nn.ModuleList(), list(self.stored), self.chs[-1]
         for size, out in zip(self.sizes[::-1], self.chs[::-1]):
@@ -288,8 +304,8 @@ class UNet(Encoder, PyTorchModelHubMixin, library_name='cfg_edu'):
         emb:Tensor,  # (b, 4·model_channels)
     )->Tensor:       # (b, out_channels, h, w)
         "Up to the size of z."
-        for stage, skip in zip(self.output_blocks, hs[::-1]): h = stage(torch.cat([h, skip], 1), emb)
-        return self.out(h)
+        for stage, skip in zip(self.output_blocks, hs[::-1]): h = self._run(stage, h, emb, skip)
+        return self._run(self.out, h)
 
     def forward(self,
         z:Tensor,    # (b, in_channels, image_size, image_size) noisy images
@@ -326,9 +342,9 @@ class AttentionPool(nn.Module):
         h = F.scaled_dot_product_attention(q[:,:,:1], k, v)
         return self.c_proj(h.transpose(-1, -2).flatten(1, 2))[...,0]
 
-# %% ../nbs/08_nets.ipynb #0f2e6689
+# %% ../nbs/08_nets.ipynb #facb6e8e
 class EncoderUNet(Encoder, PyTorchModelHubMixin, library_name='cfg_edu'):
-    "ADM's classifier of noisy images (Dhariwal & Nichol 2021): the encoder and attention pooling. Raises ValueError for sizes that do not fit together."
+    "ADM's classifier of noisy images (Dhariwal & Nichol 2021): the encoder and attention pooling. Raises ValueError for sizes that do not fit together, or an unknown `clock`."
     def __init__(self,
         image_size:int,         # height and width, pixels
         in_channels:int,        # channels of z
@@ -340,8 +356,9 @@ class EncoderUNet(Encoder, PyTorchModelHubMixin, library_name='cfg_edu'):
         dropout:float=0.,       # in the residual blocks, 0 ≤ dropout < 1
         head_channels:int=64,   # channels of an attention head
         qkv_order:str='new',    # of the blocks, see `AttentionBlock`; the pooling is always 'new'
+        clock:str='arctan',     # see `Encoder`
     ):
-        super().__init__(image_size, in_channels, model_channels, num_res_blocks, attn_sizes, channel_mult, n_classes, dropout, head_channels, qkv_order)
+        super().__init__(image_size, in_channels, model_channels, num_res_blocks, attn_sizes, channel_mult, n_classes, dropout, head_channels, qkv_order, clock)
         del self.label_emb, self.null                           # it tells the class, nobody tells it
         ch = self.chs[-1]
         self.out = nn.Sequential(GroupNorm32(ch), nn.SiLU(), AttentionPool(self.sizes[-1], ch, n_classes, head_channels))
@@ -355,52 +372,139 @@ class EncoderUNet(Encoder, PyTorchModelHubMixin, library_name='cfg_edu'):
         emb = self.embed(lam)
         return self.out(self.encode(z.to(emb.dtype), emb)[0]).float()
 
-# %% ../nbs/08_nets.ipynb #fd83f1ba
+# %% ../nbs/08_nets.ipynb #c7c04f14
 def unet_digits(
     n_classes:int=10,  # classes; label `n_classes` is null
     in_channels:int=1, # channels of an image
+    **kwargs,          # for `UNet`
 )->UNet:
     "For 8×8 images: 16 channels at 8×8, 32 at 4×4."
-    return UNet(8, in_channels, 16, n_classes=n_classes, channel_mult=(1,2), head_channels=32)
+    return UNet(8, in_channels, 16, n_classes=n_classes, **dict(dict(channel_mult=(1,2), head_channels=32), **kwargs))
+
+def unet_small(
+    n_classes:int=62,   # classes; label `n_classes` is null
+    in_channels:int=3,  # channels of an image
+    image_size:int=32,  # pixels: 16, 32 or 64, or any other multiple of 4
+    **kwargs,           # for `UNet`
+)->UNet:
+    "For a CPU: 32 channels, then 64, then 96, and from 64 pixels on another halving with 128; attention at 8×8 and below."
+    mult = (1,2,3,4) if image_size >= 64 else (1,2,3)
+    attn = tuple(s for i in range(len(mult)) if (s := image_size >> i) <= 8)
+    return UNet(image_size, in_channels, 32, n_classes=n_classes, **dict(dict(attn_sizes=attn, channel_mult=mult, head_channels=32), **kwargs))
 
 def unet_32(
     n_classes:int=10,   # classes; label `n_classes` is null
     in_channels:int=3,  # channels of an image
     image_size:int=32,  # pixels, a multiple of 4: 28 for MNIST, 32 for CIFAR-10
+    **kwargs,           # for `UNet`
 )->UNet:
     "For images of about 32×32: 64 channels, then 128, then 128; attention from half size down."
-    return UNet(image_size, in_channels, 64, num_res_blocks=2, attn_sizes=(image_size//2, image_size//4), channel_mult=(1,2,2), n_classes=n_classes, dropout=.1)
+    preset = dict(num_res_blocks=2, attn_sizes=(image_size//2, image_size//4), channel_mult=(1,2,2), dropout=.1)
+    return UNet(image_size, in_channels, 64, n_classes=n_classes, **dict(preset, **kwargs))
+
+def unet_64(
+    n_classes:int=62,   # classes; label `n_classes` is null
+    in_channels:int=3,  # channels of an image
+    **kwargs,           # for `UNet`
+)->UNet:
+    "For 64×64 images on one GPU: 96 channels, then 192, 288, 384; attention at 16×16 and 8×8."
+    preset = dict(num_res_blocks=2, attn_sizes=(16,8), channel_mult=(1,2,3,4), dropout=.1, head_channels=32)
+    return UNet(64, in_channels, 96, n_classes=n_classes, **dict(preset, **kwargs))
 
 def adm64(
     n_classes:int=1000,  # classes; label `n_classes` is null
     out_channels:int=3,  # 3; ADM's own weights have 6, three more for a learned variance
+    **kwargs,            # for `UNet`
 )->UNet:
     "The paper's network for ImageNet 64×64: ADM's, with 3 output channels."
-    return UNet(64, 3, 192, out_channels, 3, (32,16,8), (1,2,3,4), n_classes, dropout=.1, head_channels=64)
+    preset = dict(num_res_blocks=3, attn_sizes=(32,16,8), channel_mult=(1,2,3,4), dropout=.1, head_channels=64)
+    return UNet(64, 3, 192, out_channels, n_classes=n_classes, **dict(preset, **kwargs))
 
 def encoder_digits(
     n_classes:int=10,  # classes
     in_channels:int=1, # channels of an image
+    **kwargs,          # for `EncoderUNet`
 )->EncoderUNet:
     "The classifier of noisy 8×8 images, as wide and deep as the encoder of `unet_digits`."
-    return EncoderUNet(8, in_channels, 16, n_classes=n_classes, channel_mult=(1,2), head_channels=32)
+    return EncoderUNet(8, in_channels, 16, n_classes=n_classes, **dict(dict(channel_mult=(1,2), head_channels=32), **kwargs))
 
 def adm64_classifier(
     n_classes:int=1000,  # classes
+    **kwargs,            # for `EncoderUNet`
 )->EncoderUNet:
     "ADM's classifier of noisy 64×64 images: 128 channels, 4 stages at each size; unlike its U-Net its blocks use the legacy QKV order."
-    return EncoderUNet(64, 3, 128, 4, (32,16,8), (1,2,3,4), n_classes, head_channels=64, qkv_order='legacy')
+    preset = dict(num_res_blocks=4, attn_sizes=(32,16,8), channel_mult=(1,2,3,4), head_channels=64, qkv_order='legacy')
+    return EncoderUNet(64, 3, 128, n_classes=n_classes, **dict(preset, **kwargs))
 
-# %% ../nbs/08_nets.ipynb #20743591
+# %% ../nbs/08_nets.ipynb #0c21ffc4
 def net_for(
-    name:str,       # 'mlp', 'unet_digits', 'unet_32' or 'adm64'
+    name:str,       # 'mlp', 'unet_digits', 'unet_small', 'unet_32', 'unet_64' or 'adm64'
     n_classes:int,  # classes; label `n_classes` is null
     shape:tuple,    # of one example: (2,) or (c, h, w)
+    **kwargs,       # for the network's class, such as `dropout` or `clock`
 )->nn.Module:
     "The preset `name` for data of this shape. Raises ValueError if there is none."
-    presets = dict(mlp=lambda: MLP(n_classes, shape[0]), unet_digits=lambda: unet_digits(n_classes, shape[0]),
-        unet_32=lambda: unet_32(n_classes, shape[0], shape[-1]), adm64=lambda: adm64(n_classes))
+    presets = dict(mlp=lambda: MLP(n_classes, shape[0], **kwargs), unet_digits=lambda: unet_digits(n_classes, shape[0], **kwargs),
+        unet_small=lambda: unet_small(n_classes, shape[0], shape[-1], **kwargs), unet_32=lambda: unet_32(n_classes, shape[0], shape[-1], **kwargs),
+        unet_64=lambda: unet_64(n_classes, shape[0], **kwargs), adm64=lambda: adm64(n_classes, **kwargs))
     if name not in presets: raise ValueError(f"name must be one of {', '.join(presets)}, got {name!r}")
     net = presets[name]()
     if net.shape != tuple(shape): raise ValueError(f"net {name!r} takes examples of shape {net.shape}, got data of shape {tuple(shape)}")
     return net
+
+# %% ../nbs/08_nets.ipynb #249dece4
+def adm_lams()->Tensor:  # (1000,) float64, falling from 10.09 at t = 0 to −19.84 at t = 999
+    "λ of ADM's 1000 steps: the cosine schedule, no β above 0.999 (Nichol & Dhariwal 2021)."
+    bar = ((torch.arange(8, 1009, dtype=torch.float64, device='cpu')/1008*pi/2).cos())**2
+    bar = (bar[1:]/bar[:-1]).clamp(min=.001).cumprod(0)
+    return (bar/(1-bar)).log()
+
+# %% ../nbs/08_nets.ipynb #5162ea55
+def _step(lam): return 1008*2/pi*(((-lam).exp() + sin(pi/252)**2).sqrt()/cos(pi/252)).atan() - 9   # @eq-admtime
+_stretch = 1/(_step(adm_lams()[-1]).item()-998)
+
+def adm_time(
+    lam:Tensor,  # (b,) log-SNR, nats; clamped to ADM's −19.84 to 10.09
+)->Tensor:       # (b,) float32, 0 (clean) to 999 (noise)
+    "The step t at which ADM's cosine schedule has `lam`; between two steps a fraction."
+    t = _step(lam.float())
+    return torch.where(t > 998, 998 + _stretch*(t-998), t).clamp(0, 999)
+
+# %% ../nbs/08_nets.ipynb #88bdf19d
+def load_weights(
+    net:nn.Module,         # to be filled; made under `torch.device('meta')` it costs nothing before
+    path,                  # a file that `torch.save` made of a dict: name → tensor
+    whole:nn.Module=None,  # the network whose tensors the file must hold, where that has more outputs than `net`; None: `net`
+)->nn.Module:              # `net` in float32, on the CPU, in evaluation mode
+    "Fills `net`, whose names and shapes the file must have, all of them. Raises ValueError naming the first tensor that does not fit, or for a file that is damaged or holds something else; FileNotFoundError where there is none."
+    path, want, own = Path(path), (whole or net).state_dict(), net.state_dict()
+    if not path.is_file(): raise FileNotFoundError(f"path must be a file of weights, there is none at {path}")
+    try: file = torch.load(path, map_location='cpu', weights_only=True, mmap=is_zipfile(path))   # mapped: only what is copied below is read
+    except Exception as e: raise ValueError(f"{path} is damaged, or holds something else than tensors ({type(e).__name__})") from e
+    if not isinstance(file, dict): raise ValueError(f"{path} must hold a dict of tensors, got a {type(file).__name__}")
+    for k, v in file.items():
+        if not isinstance(v, Tensor) or not v.is_floating_point(): raise ValueError(f"{path} must hold floating-point tensors only, {k!r} is a {getattr(v, 'dtype', type(v).__name__)}")
+    for k in want:
+        if k not in file: raise ValueError(f"{path} does not fit the network: tensor {k!r} is missing")
+    for k, v in file.items():
+        if k not in want: raise ValueError(f"{path} does not fit the network: tensor {k!r} is unexpected")
+        if v.shape != want[k].shape: raise ValueError(f"{path} does not fit the network: tensor {k!r} must have shape {tuple(want[k].shape)}, got {tuple(v.shape)}")
+    net.load_state_dict({k: file[k][:len(v)].to(torch.float32, copy=True).contiguous() for k,v in own.items()}, assign=True)   # the first outputs, where there are more
+    return net.eval()
+
+# %% ../nbs/08_nets.ipynb #602dffab
+def load_adm(
+    path,                 # ADM's `64x64_diffusion.pt`
+    qkv_order:str='new',  # see `AttentionBlock`; the published weights are 'new'
+)->Denoiser:              # the contract; `.net` is an `adm64(clock='adm')` with 3 outputs, the learned variance cut off
+    "ADM's U-Net for ImageNet 64×64 with trained weights. Classes are in the order of sorted WordNet ids; null was never trained. Raises as `load_weights` does."
+    with torch.device('meta'): net, whole = [adm64(out_channels=c, qkv_order=qkv_order, clock='adm') for c in (3, 6)]
+    return Denoiser(load_weights(net, path, whole), 'eps').eval()
+
+def load_adm_classifier(
+    path,                    # ADM's `64x64_classifier.pt`
+    qkv_order:str='legacy',  # of the blocks, see `AttentionBlock`; the published weights are 'legacy'
+)->EncoderUNet:              # `net(z, lam) -> (b, 1000)` logits
+    "ADM's classifier of noisy 64×64 images with trained weights. Classes are in the order of sorted WordNet ids. Raises as `load_weights` does."
+    with torch.device('meta'): net = adm64_classifier(qkv_order=qkv_order, clock='adm')
+    return load_weights(net, path)
