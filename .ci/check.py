@@ -1,5 +1,5 @@
 "What nbdev_test does not look at: stored outputs, the pointer to _quarto.yml, the sidebar, addresses, labels and links between pages, and what importing the package pulls in."
-import configparser, importlib, json, pkgutil, re, sys
+import configparser, importlib, json, pkgutil, posixpath, re, sys
 from pathlib import Path
 
 root, found = Path(__file__).parent.parent, []
@@ -25,8 +25,8 @@ for p in pages:
 if (root/'nbs/_quarto.yml').read_text(encoding='utf-8').strip() != 'metadata-files: [../_quarto.yml, nbdev.yml]': found.append('nbs/_quarto.yml: no longer the pointer to the top-level _quarto.yml')
 sidebar = (root/'_quarto.yml').read_text(encoding='utf-8')
 for p in pages:
-    if p.parent.name == 'nbs' and p.name not in sidebar: found.append(f'{p.name}: not in the sidebar of _quarto.yml')
-stems = [re.sub(r'^\d+\w?_', '', p.stem) for p in pages]
+    if (name := p.relative_to(root/'nbs').as_posix()) not in re.split(r'[\s,\[\]]+', sidebar): found.append(f'{name}: not in the sidebar of _quarto.yml')
+stems = [p.parent/re.sub(r'^\d+\w?_', '', p.stem) for p in pages]
 if len(set(stems)) != len(stems): found.append('two notebooks share an address')
 
 site, repo = f"{cfg['user']}.github.io/{cfg['repo']}", f"{cfg['user']}/{cfg['repo']}"
@@ -38,11 +38,12 @@ for p in pages:
 
 def prose(p): return '\n'.join(''.join(c['source']) for c in json.loads(p.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'markdown' or '#| label:' in ''.join(c['source']))
 def slug(title): return re.sub(r'[^\w -]', '', re.sub(r'\{#.*\}', '', title).strip().lower()).replace(' ', '-')
-text = {p.name: prose(p) for p in pages}
+text = {p.relative_to(root/'nbs').as_posix(): prose(p) for p in pages}
 labels = {n: set(re.findall(r'\{#([\w-]+)', t) + re.findall(r'#\|\s*label:\s*([\w-]+)', t) + [slug(h) for h in re.findall(r'^#+ (.*)', t, re.M)]) for n, t in text.items()}
 bib = set(re.findall(r'^@\w+\{([\w-]+)', (root/'nbs/references.bib').read_text(encoding='utf-8'), re.M))
 for n, t in text.items():
-    for to, label in re.findall(r'\]\(([\w.]*\.ipynb)?(?:#([\w-]+))?\)', t):
+    for to, label in re.findall(r'\]\(([\w./]*\.ipynb)?(?:#([\w-]+))?\)', t):
+        to = to and posixpath.normpath(posixpath.join(posixpath.dirname(n), to))
         if (to or n) not in text: found.append(f'{n}: a link to {to}, which is no page')
         elif label and label not in labels[to or n]: found.append(f'{n}: a link to {to}#{label}, which is not there')
     for ref in re.findall(r'@((?:eq|fig|wrn|sec|tbl)-[\w-]+)', t):
