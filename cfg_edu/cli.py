@@ -113,7 +113,7 @@ def _command(f):
     command = call_parse(_f)
     return command
 
-# %% ../nbs/12_cli.ipynb #25720c54
+# %% ../nbs/12_cli.ipynb #26d96904
 @_command
 def cfg_prepare(
     path:str,           # folder of the downsampled ImageNet archive, folder of class folders, or .npz of images (arr_0) and classes (arr_1)
@@ -124,10 +124,10 @@ def cfg_prepare(
     "Makes small images once, for training without waiting; run it again to continue where it stopped. Raises ValueError or FileNotFoundError for whatever cannot be used."
     folder = prepare(path, out, size, n_workers)
     x, y, meta = open_cache(folder)
-    print(f"{folder}: {meta['n']:,} images of {size}×{size}, {meta['n_train']:,} of them to train on, {len(meta['vocab'])} classes")
+    _say(f"{folder}: {meta['n']:,} images of {size}×{size}, {meta['n_train']:,} of them to train on, {len(meta['vocab'])} classes")
     return folder
 
-# %% ../nbs/12_cli.ipynb #fe027ee3
+# %% ../nbs/12_cli.ipynb #0c98d37d
 @_command
 def cfg_train(
     data:str='digits',        # rung of the ladder: digits, glyphs16, glyphs32, glyphs64, mnist, fashion, cifar10, imagenet64, mixture, moons, spirals, pinwheel, checkerboard
@@ -151,8 +151,8 @@ def cfg_train(
     every:int=None,           # steps of an epoch: then there is a checkpoint and a row in the log; default: about 100, at most 100 epochs
     seed:int=0,               # of weights, noise and order
     compile:bool=False,       # compile the network: minutes at the start, faster afterwards
-    channels_last:bool=False, # channels innermost in memory: faster convolutions in bf16
-    recompute:bool=False,     # compute activations twice instead of keeping them: less memory, a third more work
+    channels_last:bool=False, # channels innermost in memory: meant for GPUs, measure it
+    recompute:bool=False,     # compute activations twice instead of keeping them: less memory, about a quarter more work
 ):
     "Train one network with and without labels; run it again to continue where it stopped. Raises ValueError for a bad argument or a folder of another configuration."
     config, dls, model, n_acc = _setup(locals())
@@ -203,6 +203,7 @@ def _setup(args):
     if precision not in _precisions: raise ValueError(f"precision must be one of {', '.join(_precisions)}, got {precision!r}")
     if args['net'] not in (None, *recipes): raise ValueError(f"net must be one of {', '.join(recipes)}, got {args['net']!r}")
     if args['init'] not in (None, 'adm'): raise ValueError(f"init must be adm, got {args['init']!r}")
+    if args['init'] and (args['net'] not in (None, 'adm64') or args['predicts'] not in (None, 'eps')): raise ValueError(f"init adm is net adm64 that predicts eps, got net {args['net']!r} and predicts {args['predicts']!r}")
     if not args['grad_clip'] > 0: raise ValueError(f"grad_clip must be above 0, got {args['grad_clip']}")
     Schedule(args['lam_min'], args['lam_max'])
     _check_seed(args['seed'])
@@ -226,7 +227,7 @@ def _setup(args):
     diffusion_learner(dls, net, None, config['predicts'], config['p_uncond'], config['decay'])   # refuses what does not fit
     return json.loads(json.dumps({k: v for k, v in config.items() if k not in _local})), dls, net, config['bs']//at_once
 
-# %% ../nbs/12_cli.ipynb #6d37e888
+# %% ../nbs/12_cli.ipynb #f7eb159a
 @_command
 def cfg_sample(
     run:str,                      # run folder of a trained network
@@ -237,7 +238,7 @@ def cfg_sample(
     n_steps:int=32,               # calls of the model T for each batch, at least 2, 3 for heun
     v:float=0.,                   # exponent of the noise's variance, 0 to 1
     seed:int=0,                   # of the first sample; sample k has seed+k
-    bs:int=250,                   # samples a batch; they do not depend on it
+    bs:int=None,                  # samples a batch; they do not depend on it; default: 500, of 64×64 pixels 50
     precision:str='fp32',         # of the network: fp32, bf16 or fp16
     out:str=None,                 # file to write, .npz; default RUN/samples_wW_yY_seedS.npz
 ):
@@ -260,7 +261,7 @@ _precisions = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
 
 def _check_sampling(sampler, n_steps, v, seed, bs, precision):
     step_and_grid(sampler, n_steps, v); _check_seed(seed)
-    if bs < 1: raise ValueError(f"bs must be at least 1, got {bs}")
+    if bs is not None and bs < 1: raise ValueError(f"bs must be at least 1, got {bs}")
     if precision not in _precisions: raise ValueError(f"precision must be one of {', '.join(_precisions)}, got {precision!r}")
 
 @contextmanager
@@ -269,6 +270,7 @@ def _samples(folder, model, config, w, labels, sampler, n_steps, v, seed, bs, pr
     _check_sampling(sampler, n_steps, v, seed, bs, precision)
     guided, (rank, n_proc), n, dtype, device = CFG(model, w), _world(), len(labels), _precisions[precision], next(model.parameters()).device.type
     parts = folder/f"parts_{fingerprint(w, labels, sampler, n_steps, v, seed, precision, *model.state_dict().values())}"      # other settings, another folder
+    bs = bs or (50 if config['shape'][-1] >= 64 else 500)
     files = {i: parts/f'{i:07}-{min(i+bs, n):07}.npy' for i in range(0, n, bs)}
     todo = [(i, f) for i, f in list(files.items())[rank::n_proc] if not f.exists()]
     for i, f in tqdm(todo, desc='samples', unit='batch', leave=False, disable=None if len(todo) > 1 else True):
@@ -283,7 +285,7 @@ def _save_fig(ax, path):
     with replacing(path) as f: ax.figure.savefig(f, format='png', dpi=150, bbox_inches='tight')
     plt.close(ax.figure)
 
-# %% ../nbs/12_cli.ipynb #6ff45d81
+# %% ../nbs/12_cli.ipynb #4c54d09c
 columns = dict(w='{:g}', fid='{:.3f}', isc='{:.3f}', precision='{:.3f}', recall='{:.3f}', agreement='{:.3f}', n='{:g}', paper_fid='{:.2f}', paper_isc='{:.2f}')
 
 def _head(row): return ''.join(f'{k:>11}' for k in columns if k in row)
@@ -308,7 +310,7 @@ def _jury(data, shape, n, path=None, judge=None, weights=None, against=None):
     if judge is not None and judge not in FEATURE_EXTRACTORS_REGISTRY: raise ValueError(f"judge must be one of {', '.join(sorted(FEATURE_EXTRACTORS_REGISTRY))}, got {judge!r}")
     if weights is not None and not Path(weights).exists(): raise FileNotFoundError(f"weights must be a file with Inception's weights, {str(weights)!r} is not there")
     if against is not None and not Path(against).exists(): raise FileNotFoundError(f"reference must be an .npz of statistics, {str(against)!r} is not there")
-    real = None if against else _real(data, path)
+    real = None if against and shape else _real(data, path)
     name, shape = judge or _judge_for(data), tuple(shape or real[0].shape[1:])
     sees = dict(digits=(1,8,8), **{f'glyphs{s}': (3,s,s) for s in (16,32,64)}).get(name, (3, *shape[1:]))
     if shape != sees: raise ValueError(f"judge {name!r} cannot look at images of shape {shape}: give another judge")
@@ -316,8 +318,7 @@ def _jury(data, shape, n, path=None, judge=None, weights=None, against=None):
     judge = get_judge(name, weights)
     if against: return judge, reference(against, judge), None
     x, y, known = real
-    few = slice(None, None, max(1, len(x)//10_000))                                      # chance needs no more
-    floor = dict(w='real', **noise_floor(x[few], y[few] if 'verdict' in judge.layers else None, judge), **(dict(paper_fid='', paper_isc='') if data == 'imagenet64' else {}))
+    floor = dict(w='real', **noise_floor(x, y if 'verdict' in judge.layers else None, judge, min(n, len(x)//2)), **(dict(paper_fid='', paper_isc='') if data == 'imagenet64' else {}))
     _print(_head(floor), _line(floor))
     return judge, reference(x, judge, known=known), floor
 
@@ -334,14 +335,14 @@ def _read_images(path):
 def _judged(w, x, labels, jury, data):
     "The row of samples `x` at weight `w`, with the paper's beside it where it has one"
     judge, real, _ = jury
-    row = dict(w=w, **evaluate(x, real, labels if 'verdict' in judge.layers else None, judge))
+    row = dict(w='' if w is None else w, **evaluate(x, real, labels if 'verdict' in judge.layers else None, judge))
     if data == 'imagenet64': row.update({f'paper_{k}': r[k] for r in paper_table if r['w'] == w for k in ('fid', 'isc')})
     return row
 
 @_command
 def cfg_evaluate(
     run:str,                      # run folder of a trained network, or an .npz of images: arr_0 uint8 (n, h, w, c), arr_1 their labels
-    w:float=0.,                   # guidance weight, at least -1; 0 is off, -1 unconditional
+    w:float=None,                 # guidance weight, at least -1; 0 (default) is off, -1 unconditional; of a file only a note
     n:int=2000,                   # samples
     judge:str=None,               # digits, glyphs16, glyphs32, glyphs64 or inception; default: what suits the data
     weights:str=None,             # file of Inception's weights; default: fetched once
@@ -351,7 +352,7 @@ def cfg_evaluate(
     n_steps:int=16,               # calls of the model T for each batch, at least 2, 3 for heun
     v:float=0.,                   # exponent of the noise's variance, 0 to 1
     seed:int=0,                   # of the first sample
-    bs:int=500,                   # samples a batch
+    bs:int=None,                  # samples a batch; default: 500, of 64×64 pixels 50
     precision:str='fp32',         # of the network: fp32, bf16 or fp16
     path:str=None,                # folder or file of the data, for rungs that are not made here
 ):
@@ -365,7 +366,7 @@ def cfg_evaluate(
         samples = nullcontext(x)
     else:
         model, config = load_run(run)
-        CFG(model, w)
+        w = 0. if w is None else w; CFG(model, w)
         jury = _jury(config['data'], config['shape'], n, path, judge, weights, reference)
         data, folder, labels = config['data'], run, torch.arange(n)%model.null
         samples = _samples(run, model, config, w, labels, **how)
@@ -377,10 +378,12 @@ def cfg_evaluate(
     _write_rows(file, (_read_rows(file) if file.exists() else []) + [full])
     return row
 
+def _name(w): return str(w).removesuffix('.0')      # all digits, and 1 for 1.0
+
 def _write_rows(path, rows):
     text = io.StringIO(newline='')
     table = csv.DictWriter(text, list(dict.fromkeys(k for r in rows for k in r)), restval='', lineterminator='\n')
-    table.writeheader(); table.writerows({**r, 'w': f"{r['w']:g}"} for r in rows)
+    table.writeheader(); table.writerows({**r, 'w': _name(r['w'])} for r in rows)
     with replacing(path) as f: f.write(text.getvalue().encode())
 
 def _read_rows(path):
@@ -392,7 +395,7 @@ def _number(s):
         except ValueError: pass
     return s
 
-# %% ../nbs/12_cli.ipynb #2d24aa4e
+# %% ../nbs/12_cli.ipynb #065d9cb1
 paper_ws = ','.join(f"{r['w']:g}" for r in paper_table)   # of the paper's Figure 1
 
 @_command
@@ -408,14 +411,14 @@ def cfg_tradeoff(
     sampler:str='dpmpp_2m_sde',   # ancestral, ddim, heun, dpmpp_2m or dpmpp_2m_sde
     n_steps:int=16,               # calls of the model T for each batch, at least 2, 3 for heun
     v:float=0.,                   # exponent of the noise's variance, 0 to 1
-    bs:int=500,                   # samples a batch
+    bs:int=None,                  # samples a batch; default: 500, of 64×64 pixels 50
     precision:str='fp32',         # of the training, where it is still to be done, and of the sampling: fp32, bf16 or fp16
     seed:int=0,                   # of the training, where it is still to be done, and of the first sample
     path:str=None,                # folder or file of the data, for rungs that are not made here
 ):
     "The paper's experiment: train, sample at each guidance weight from the same seeds, judge, draw. Run it again to continue. Raises ValueError for a bad argument."
     start, how = time.perf_counter(), dict(sampler=sampler, n_steps=n_steps, v=v, seed=seed, bs=bs, precision=precision)
-    try: wanted = [float(w) for w in ws.split(',')]
+    try: wanted = list(dict.fromkeys(float(w) for w in ws.split(',')))
     except ValueError: raise ValueError(f"ws must be numbers separated by commas, got {ws!r}") from None
     for w in wanted: CFG(None, w)
     _check_sampling(**how)
@@ -423,7 +426,7 @@ def cfg_tradeoff(
     jury = _jury(data, None, n, path, judge, weights, reference)
     if not (out/'ema.safetensors').exists(): cfg_train(data=data, out=out, steps=steps, precision=precision, seed=seed, path=path)
     model, config = load_run(out)
-    for k, o in dict(data=data, steps=steps and _whole_epochs(steps)[1]).items():
+    for k, o in dict(data=data, steps=steps and _whole_epochs(steps, config['every'])[1]).items():
         if o not in (None, config[k]): raise ValueError(f"out {str(out)!r} was trained with {k} {config[k]!r}, not {o!r}: give another folder")
     _claim(out/'tradeoff.json', dict(n=n, judge=judge or _judge_for(data), reference=reference and Path(reference).name, sampler=sampler, n_steps=n_steps, v=v, seed=seed, precision=precision), 'a sweep')
     file, labels = out/'tradeoff.csv', torch.arange(n)%model.null
@@ -433,10 +436,10 @@ def cfg_tradeoff(
         if w not in done:
             with _samples(out, model, config, w, labels, **how) as x:
                 if x is None: continue
-                _save_fig(show_grid(to_unit(x[:100]), ncols=min(model.null, 20), title=f'w = {w:g}'), out/f'grid_w{w:g}.png')
+                _save_fig(show_grid(to_unit(x[:100]), ncols=min(model.null, 20), title=f'w = {w:g}'), out/f'grid_w{_name(w)}.png')
                 done[w] = _judged(w, x, labels, jury, data)
                 _write_rows(file, [done[k] for k in sorted(done)])
-        if not _world()[0]: _print(_line(done[w]))
+        if not _world()[0]: _print(*([] if jury[2] or w != wanted[0] else [_head(done[w])]), _line(done[w]))
     if _world()[0]: return
     table = [done[w] for w in sorted(done)]
     best = min(table, key=lambda r: r['fid'])
