@@ -227,7 +227,7 @@ def _setup(args):
     diffusion_learner(dls, net, None, config['predicts'], config['p_uncond'], config['decay'])   # refuses what does not fit
     return json.loads(json.dumps({k: v for k, v in config.items() if k not in _local})), dls, net, config['bs']//at_once
 
-# %% ../nbs/12_cli.ipynb #f7eb159a
+# %% ../nbs/12_cli.ipynb #a1596440
 @_command
 def cfg_sample(
     run:str,                      # run folder of a trained network
@@ -270,12 +270,13 @@ def _samples(folder, model, config, w, labels, sampler, n_steps, v, seed, bs, pr
     _check_sampling(sampler, n_steps, v, seed, bs, precision)
     guided, (rank, n_proc), n, dtype, device = CFG(model, w), _world(), len(labels), _precisions[precision], next(model.parameters()).device.type
     parts = folder/f"parts_{fingerprint(w, labels, sampler, n_steps, v, seed, precision, *model.state_dict().values())}"      # other settings, another folder
-    bs = bs or (50 if config['shape'][-1] >= 64 else 500)
+    bs, how = bs or (50 if config['shape'][-1] >= 64 else 500), step_and_grid(sampler, n_steps, v)
+    if sampler in ('ancestral', 'ddim'): how['lams'] = Schedule(config['lam_min'], config['lam_max']).grid(n_steps)   # the whole range that was trained
     files = {i: parts/f'{i:07}-{min(i+bs, n):07}.npy' for i in range(0, n, bs)}
     todo = [(i, f) for i, f in list(files.items())[rank::n_proc] if not f.exists()]
     for i, f in tqdm(todo, desc='samples', unit='batch', leave=False, disable=None if len(todo) > 1 else True):
         with torch.autocast(device, dtype, enabled=dtype is not None):
-            x = sample(guided, (len(labels[i:i+bs]), *config['shape']), labels[i:i+bs], seed=seed+i, clip=_clip(config), progress=True, **step_and_grid(sampler, n_steps, v)).cpu()
+            x = sample(guided, (len(labels[i:i+bs]), *config['shape']), labels[i:i+bs], seed=seed+i, clip=_clip(config), progress=True, **how).cpu()
         with replacing(f) as o: np.save(o, (to_uint8(x) if x.ndim == 4 else x).numpy())
     _wait()
     yield None if rank else torch.cat([torch.from_numpy(np.load(f)) for f in files.values()])
@@ -395,7 +396,7 @@ def _number(s):
         except ValueError: pass
     return s
 
-# %% ../nbs/12_cli.ipynb #065d9cb1
+# %% ../nbs/12_cli.ipynb #336f5a7e
 paper_ws = ','.join(f"{r['w']:g}" for r in paper_table)   # of the paper's Figure 1
 
 @_command
@@ -428,7 +429,7 @@ def cfg_tradeoff(
     model, config = load_run(out)
     for k, o in dict(data=data, steps=steps and _whole_epochs(steps, config['every'])[1]).items():
         if o not in (None, config[k]): raise ValueError(f"out {str(out)!r} was trained with {k} {config[k]!r}, not {o!r}: give another folder")
-    _claim(out/'tradeoff.json', dict(n=n, judge=judge or _judge_for(data), reference=reference and Path(reference).name, sampler=sampler, n_steps=n_steps, v=v, seed=seed, precision=precision), 'a sweep')
+    _claim(out/'tradeoff.json', dict(n=n, judge=judge or _judge_for(data), reference=reference and Path(reference).name, sampler=sampler, n_steps=n_steps, v=v, seed=seed, precision=precision, network=fingerprint(*model.state_dict().values())), 'a sweep')
     file, labels = out/'tradeoff.csv', torch.arange(n)%model.null
     done = {r['w']: r for r in (_read_rows(file) if file.exists() else [])}
     _wait()                                                                              # all have read before the first one writes
