@@ -228,7 +228,7 @@ def cifar10_dls(
     "Photographs (Krizhevsky 2009). Raises FileNotFoundError where they are missing and cannot be downloaded."
     return _torchvision_dls('CIFAR10', path, bs, flip, seed, device)
 
-# %% ../nbs/07_data.ipynb #c5c5cc46
+# %% ../nbs/07_data.ipynb #e2596e9e
 @contextmanager
 def replacing(
     path,  # file to write
@@ -238,7 +238,9 @@ def replacing(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + '.part')
     try:
-        with open(part, 'wb') as f: yield f
+        with open(part, 'wb') as f:
+            yield f
+            f.flush(); os.fsync(f.fileno())
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)
 
@@ -432,8 +434,8 @@ def glyphs_dls(
     folder = _build(cache_dir()/f'glyphs{size}-{n}-{seed}', pieces, partial(_glyph_block, size, seed), size, glyph_names, 'glyphs', 1 if n < 5000 else None)
     return cache_dls(folder, bs, False, seed, device)
 
-# %% ../nbs/07_data.ipynb #6a4dc1f2
-@lru_cache(4096)
+# %% ../nbs/07_data.ipynb #fdf307cc
+@lru_cache(64)
 def _overlap(n, size):
     "A (size, n): which part of new pixel i old pixel j fills"
     a, j = np.arange(size+1)*n/size, np.arange(n)
@@ -497,7 +499,7 @@ def _unpickled(f):
     except _Refused as e: raise ValueError(f"{f} asks for {e}, which is refused: arrays of numbers and plain containers are all that it may hold") from None
     except Exception as e: raise ValueError(f"{f} is cut short or damaged ({type(e).__name__})") from None
 
-# %% ../nbs/07_data.ipynb #1f64d4a1
+# %% ../nbs/07_data.ipynb #ef002532
 _suffixes = {'.jpeg', '.jpg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm'}
 _block = 1000  # images in a piece
 
@@ -524,12 +526,13 @@ def _archive(path, size):
     return [('valid' if f.name == 'val_data' else 'train', *_stamp(f)) for f in fs], make, imagenet_classes()[1], 1
 
 def _pictures(root, size, p):
-    "The pictures of a piece, area-averaged, and their classes"
+    "The pictures of a piece, area-averaged (those that are too small are enlarged first), and their classes"
     x = np.empty((len(p[1]), 3, size, size), np.uint8)
     for k,(name,_,*_) in enumerate(p[1]):
         try:
-            with Image.open(root/name) as img: a = area(img.convert('RGB'), size)
-        except ValueError as e: raise ValueError(f"{root/name} cannot be used: {e}") from None
+            with Image.open(root/name) as img: img = img.convert('RGB')
+            if (s := min(img.size)) < size: img = img.resize([round(n*size/s) for n in img.size], Image.Resampling.BICUBIC)
+            a = area(img, size)
         except Exception as e: raise ValueError(f"{root/name} cannot be read as a picture: {e}") from None
         x[k] = np.rint(a).transpose(2, 0, 1)
     return x, np.array([o[1] for o in p[1]], np.int64)
@@ -546,7 +549,8 @@ def _folders(path, size):
         for c in here:
             fs = [o for o in os.scandir(path/d/c) if Path(o.name).suffix.lower() in _suffixes and not o.name.startswith('.')]
             if not fs: raise ValueError(f"{path/d/c} holds no pictures (files that end in {', '.join(sorted(_suffixes))})")
-            found[part] += sorted((str(Path(d, c, o.name)), vocab.index(c), o.stat().st_size, o.stat().st_mtime_ns) for o in fs)
+            k = vocab.index(c)
+            found[part] += sorted((str(Path(d, c, o.name)), k, o.stat().st_size, o.stat().st_mtime_ns) for o in fs)
     if not split:
         if len(found['train']) < 2: raise ValueError(f"{path} must hold at least two pictures")
         lot = {o: int(fingerprint(o[0]), 16) for o in found['train']}
