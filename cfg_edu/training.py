@@ -137,7 +137,7 @@ class FiniteLoss(Callback):
             if hasattr(self.learn, 'lr_finder'): raise CancelFitException()            # the search has gone far enough
             raise FloatingPointError(f"the loss became {self.loss.item()} at step {self.train_iter+1}: training stopped before it reached the weights; a lower learning rate may help")
 
-# %% ../nbs/09_training.ipynb #ab2dbdf6
+# %% ../nbs/09_training.ipynb #8d435a2c
 class SharedDL(DistributedDL):
     "The batches of `dl`, of each this process's rows: `rank`, `rank` + `world_size`, …; all processes get as many, the last ones repeat the first."
     def __init__(self,
@@ -168,6 +168,7 @@ def _set_rng_state(s, dls):
 class ShareBatch(Callback):
     "In `learn.distrib_ctx()`, deals the rows of each batch to the processes; elsewhere nothing. Raises ValueError where the processes do not divide the batch, or the launcher does what callbacks do here."
     order, run_valid = DistributedTrainer.order+1, False    # after `Diffuse` has drawn
+    def __init__(self): self.n_acc = {}
     def before_fit(self):
         self.several = hasattr(self.learn, 'distributed_trainer')
         if not self.several: return
@@ -177,13 +178,14 @@ class ShareBatch(Callback):
             raise ValueError("precision, accumulation and compilation are chosen here, not by the launcher: launch without them")
         self.learn.dls.loaders = [SharedDL(dl) for dl in loaders]
         self.dls.to(next(self.model.parameters()).device)
-        for cb in self.learn._grab_cbs(GradientAccumulation): cb.n_acc //= n
+        self.distributed_trainer.old_dls = loaders          # they and n_acc as they were, even after an error
+        for cb in self.learn._grab_cbs(GradientAccumulation): cb.n_acc = self.n_acc.setdefault(cb, cb.n_acc)//n
         states = [_rng_state(loaders)]
         torch.distributed.broadcast_object_list(states)     # all draw what the first one draws
         _set_rng_state(states[0], loaders)
     def after_fit(self):
-        if self.several:
-            for cb in self.learn._grab_cbs(GradientAccumulation): cb.n_acc *= num_distrib()
+        for cb, n_acc in self.n_acc.items(): cb.n_acc = n_acc
+        self.n_acc = {}
     def before_batch(self):
         if not self.several: return
         for cb in self.learn._grab_cbs(GradientAccumulation): self.model.require_backward_grad_sync = cb.count + find_bs(self.yb) >= cb.n_acc
@@ -212,13 +214,13 @@ def diffusion_learner(
     opt = partial(OptimWrapper, opt=partial(torch.optim.AdamW, fused=True, weight_decay=0.))
     return Learner(dls, model, loss_func=F.mse_loss, opt_func=opt, lr=lr, cbs=own + list(L(cbs)), **kwargs)
 
-# %% ../nbs/09_training.ipynb #f9a619f1
+# %% ../nbs/09_training.ipynb #c681eb42
 def _read_checkpoint(path, **kwargs):
     try: return torch.load(path, map_location='cpu', weights_only=True, **kwargs)
     except Exception as e: raise ValueError(f"{path} is damaged ({type(e).__name__}): put it back, or remove it to train from the start") from e
 
 class Checkpoint(Callback):
-    "After each epoch, writes all that an exact continuation needs to `path`, whole or not at all."
+    "After each epoch, writes all that an exact continuation needs to `path`, whole or not at all, and empties fastai's records of single batches."
     order = SampleGrid.order+10                             # the last one
     def __init__(self,
         path,           # file to write; beside it `log.csv` gets a row for each epoch
@@ -227,7 +229,7 @@ class Checkpoint(Callback):
     def state(self):
         "Everything, as tensors and plain containers"
         scaler = getattr(self.learn, 'scaler', None)
-        return dict(epochs=self.done+self.epoch+1, iters=self.train_iter, rows=self.rows, model=get_model(self.model).state_dict(), opt=self.opt.state_dict(),
+        return dict(epochs=self.done+self.epoch+1, iters=self.train_iter//_per_step(self.learn), rows=self.rows, model=get_model(self.model).state_dict(), opt=self.opt.state_dict(),
                     ema=self.learn.ema.avg.state_dict(), ema_n=self.learn.ema.n, smooth=[self.recorder.smooth_loss.count, self.recorder.smooth_loss.val],
                     scaler=scaler.state_dict() if scaler else {}, **_rng_state(self.dls))
     def after_epoch(self):
@@ -238,13 +240,22 @@ class Checkpoint(Callback):
             lines = [['epoch', 'step', *self.recorder.metric_names[1:-1]], *([f'{o:.6g}' for o in r] for r in self.rows)]
             with replacing(self.path.with_name('log.csv')) as f: f.write(''.join(','.join(l) + '\n' for l in lines).encode())
         distrib_barrier()                                   # nobody goes on before it is written
+        self._forget()
+    def _forget(self):
+        "Empties what fastai notes at every batch: in a long run it would fill the memory"
+        notes = [self.recorder.losses, self.recorder.lrs]
+        for cb in self.learn.cbs:
+            if isinstance(cb, ParamScheduler): notes += cb.hps.values()
+            if isinstance(cb, MixedPrecision): notes.append(cb.scales)
+        for o in notes: o.clear()
     def before_fit(self):
-        if self.done: self.restore(_read_checkpoint(self.path))
+        if self.done: self.restore(_read_checkpoint(self.path, mmap=True))
     def restore(self, s):
         "Puts the state back, after `EMA` and the optimiser have been made"
+        s = {**s, 'smooth': deepcopy(s['smooth']), 'opt': deepcopy(s['opt'])}               # kept as they are; the rest is copied from the file, which is free then
         self.rows, (self.recorder.smooth_loss.count, self.recorder.smooth_loss.val) = s['rows'], s['smooth']
         get_model(self.model).load_state_dict(s['model']); self.opt.load_state_dict(s['opt'])
-        self.learn.ema.avg.load_state_dict(s['ema']); self.learn.ema.n, self.learn.train_iter = s['ema_n'], s['iters']
+        self.learn.ema.avg.load_state_dict(s['ema']); self.learn.ema.n, self.learn.train_iter = s['ema_n'], s['iters']*_per_step(self.learn)
         if s['scaler']: self.learn.scaler.load_state_dict(s['scaler'])
         _set_rng_state(s, self.dls)
 
