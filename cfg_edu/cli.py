@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['recipes', 'columns', 'paper_ws', 'load_run', 'cfg_prepare', 'cfg_train', 'cfg_sample', 'cfg_evaluate', 'cfg_tradeoff']
 
-# %% ../nbs/12_cli.ipynb #4cc4f1a2
+# %% ../nbs/12_cli.ipynb #c0706e59
 import csv, io, json, math, os, platform, shutil, sys, time
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import wraps
+from itertools import zip_longest
 from inspect import signature
 from pathlib import Path
 import matplotlib.pyplot as plt
@@ -25,7 +26,7 @@ from .plots import show_grid, show_points
 from .denoiser import Denoiser
 from .guidance import CFG
 from .sampling import sample, sampler as step_and_grid
-from .data import dls_for, fingerprint, open_cache, prepare, replacing, rungs, to_unit, toys
+from .data import dls_for, fingerprint, imagenet_classes, open_cache, prepare, replacing, rungs, to_unit, toys
 from .nets import load_adm, net_for
 from .training import HalfPrecision, SampleGrid, diffusion_learner
 from .metrics import evaluate, get_judge, noise_floor, paper_table, reference, show_tradeoff, to_uint8
@@ -34,7 +35,7 @@ import fastai
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.training import GradientAccumulation, GradientClip
 
-# %% ../nbs/12_cli.ipynb #92199e79
+# %% ../nbs/12_cli.ipynb #aad60d18
 recipes = {  # what suits each network when an argument is not given
     'mlp':         dict(steps=2000,    bs=512,  lr=4e-3, decay=.998),
     'unet_digits': dict(steps=300,     bs=128,  lr=4e-3, decay=.995),
@@ -57,6 +58,17 @@ def _wait():
     "Until every process has come this far"
     if _world()[1] > 1: torch.distributed.barrier()
 
+def _first(f, *args, **kwargs):
+    "What `f` gives in the first process, None in the others; where it fails, all of them fail in the same way"
+    rank, n_proc = _world()
+    res, said = None, [None]
+    if not rank:
+        try: res = f(*args, **kwargs)
+        except Exception as e: said = [e]
+    if n_proc > 1: torch.distributed.broadcast_object_list(said)
+    if said[0]: raise said[0]
+    return res
+
 def _say(text):
     if _world()[0] == 0: print(text, flush=True)
 
@@ -69,7 +81,6 @@ def _read_json(path):
 
 def _claim(path, settings, what):
     "Writes `settings` to `path`, or raises ValueError where other ones are there"
-    if _world()[0]: _wait()                                                           # the first process writes
     if path.exists():
         old = _read_json(path)
         if differ := [f'{k} {old.get(k)!r} there, {v!r} asked' for k, v in settings.items() if old.get(k) != v]:
@@ -77,7 +88,6 @@ def _claim(path, settings, what):
     else:
         versions = dict(python=platform.python_version(), **{m.__name__: m.__version__ for m in (torch, fastai, np)})
         _write_json(path, {**settings, 'versions': versions})
-    if not _world()[0]: _wait()
 
 def _net(config): return net_for(config['net'], config['n_classes'], tuple(config['shape']), **{k: config[k] for k in ('clock',) if k in config})
 
@@ -127,7 +137,7 @@ def cfg_prepare(
     _say(f"{folder}: {meta['n']:,} images of {size}×{size}, {meta['n_train']:,} of them to train on, {len(meta['vocab'])} classes")
     return folder
 
-# %% ../nbs/12_cli.ipynb #0c98d37d
+# %% ../nbs/12_cli.ipynb #9ffb3bf9
 @_command
 def cfg_train(
     data:str='digits',        # rung of the ladder: digits, glyphs16, glyphs32, glyphs64, mnist, fashion, cifar10, imagenet64, mixture, moons, spirals, pinwheel, checkerboard
@@ -158,7 +168,7 @@ def cfg_train(
     config, dls, model, n_acc = _setup(locals())
     out, start = Path(config.pop('out')), time.perf_counter()
     epochs, (rank, n_proc) = config['epochs'], _world()
-    _claim(out/'config.json', config, 'a run')
+    _first(_claim, out/'config.json', config, 'a run')
     if (out/'ema.safetensors').exists(): _say(f'{out}: trained already, {config["steps"]} steps'); return out
     dls.train.n, model.recompute = config['steps']//epochs*config['bs'], recompute
     cbs = [GradientClip(grad_clip), SampleGrid(max(1, epochs//10), clip=_clip(config), folder=out/'samples')]
@@ -166,6 +176,7 @@ def cfg_train(
     if precision != 'fp32': cbs.append(HalfPrecision(precision))
     if channels_last: cbs.append(ChannelsLast())
     learn = diffusion_learner(dls, model, Schedule(lam_min, lam_max), config['predicts'], p_uncond, config['decay'], config['lr'], cbs)
+    if precision != 'fp32' and dls.device.type == 'cpu' and torch.backends.cpu.get_cpu_capability() == 'AVX2': _say('this processor has no AVX-512: 16 bits are far slower here than 32')
     n_par = sum(p.numel() for p in learn.model.parameters())
     if compile: model.compile()
     _say(f"{out}: {data}, {config['net']} with {n_par:,} parameters, {config['steps']} steps of {config['bs']} on {f'{n_proc} × ' if n_proc > 1 else ''}{dls.device}")
@@ -173,16 +184,22 @@ def cfg_train(
     if is_cli(cfg_train) and config['net'] == 'mlp': torch.set_num_threads(1)                     # points are too few to share among threads
     bar = nullcontext() if sys.stdout.isatty() and not rank else learn.no_bar()
     with bar, learn.distrib_ctx() if n_proc > 1 else nullcontext(): learn.fit_resumable(epochs, out/'last.ckpt', config['lr'], config['warmup'])
-    for name, m in dict(model=learn.model, ema=learn.ema.avg).items() if not rank else ():
-        with replacing(out/f'{name}.safetensors') as f: f.write(to_safetensors({k: v.contiguous() for k, v in m.net.state_dict().items()}))
-    _wait()
+    _first(_save, out, dict(model=learn.model, ema=learn.ema.avg))
     _say(f'{out}: trained in {time.perf_counter()-start:.0f} s')
     return out
+
+def _save(out, models):
+    for name, m in models.items():
+        with replacing(out/f'{name}.safetensors') as f: f.write(to_safetensors({k: v.contiguous() for k, v in m.net.state_dict().items()}))
 
 def _clip(config): return (-1., 1.) if len(config['shape']) == 3 else None
 
 def _check_seed(seed):
     if not 0 <= seed < 2**32: raise ValueError(f"seed must lie in 0 … 2³²−1, got {seed}")
+
+def _check_classes(vocab):
+    for k, (ours, theirs) in enumerate(zip_longest(vocab, imagenet_classes()[1])):
+        if ours != theirs: raise ValueError(f"init adm knows ImageNet's 1,000 classes in the order of their WordNet ids: class {k} must be {theirs!r}, the data has {ours!r}")
 
 def _loaders(data, path, **kwargs):
     if path is not None:
@@ -220,14 +237,14 @@ def _setup(args):
     config.update(out=str(args['out'] or f'runs/{data}'), net=name, shape=list(x.shape[1:]), n_classes=dls.c, predicts=args['predicts'] or ('eps' if args['init'] else 'v'))
     config['epochs'], config['steps'] = _whole_epochs(config['steps'], config['every'])
     config['data_fingerprint'] = getattr(dls.train_ds, 'fingerprint', None) or fingerprint(x, y)
-    if args['init']: config['clock'] = 'adm'
+    if args['init']: config['clock'] = 'adm'; _check_classes(dls.vocab)
     fresh = args['init'] and not (Path(config['out'])/'last.ckpt').exists()
     net = load_adm(args['weights']).net.requires_grad_(True) if fresh else _net(config)
     config.update({k: getattr(net, k) for k in signature(type(net)).parameters if hasattr(net, k)})
     diffusion_learner(dls, net, None, config['predicts'], config['p_uncond'], config['decay'])   # refuses what does not fit
     return json.loads(json.dumps({k: v for k, v in config.items() if k not in _local})), dls, net, config['bs']//at_once
 
-# %% ../nbs/12_cli.ipynb #a1596440
+# %% ../nbs/12_cli.ipynb #2a72b5f5
 @_command
 def cfg_sample(
     run:str,                      # run folder of a trained network
@@ -235,7 +252,7 @@ def cfg_sample(
     w:float=1.,                   # guidance weight, at least -1; 0 is off, -1 unconditional
     y:int=None,                   # class to sample; default: all classes in turn
     sampler:str='dpmpp_2m_sde',   # ancestral, ddim, heun, dpmpp_2m or dpmpp_2m_sde
-    n_steps:int=32,               # calls of the model T for each batch, at least 2, 3 for heun
+    n_steps:int=16,               # calls of the model T for each batch, at least 2, 3 for heun
     v:float=0.,                   # exponent of the noise's variance, 0 to 1
     seed:int=0,                   # of the first sample; sample k has seed+k
     bs:int=None,                  # samples a batch; they do not depend on it; default: 500, of 64×64 pixels 50
@@ -250,10 +267,11 @@ def cfg_sample(
     if out.suffix != '.npz': raise ValueError(f"out must end in .npz, got {out.name!r}")
     labels = torch.arange(n)%model.null if y is None else torch.full((n,), y)
     how = dict(sampler=sampler, n_steps=n_steps, v=v, seed=seed, bs=bs, precision=precision)
-    with _samples(out.parent, model, config, w, labels, **how) as x:
-        if x is None: return
+    def keep(x):
         with replacing(out) as f: np.savez(f, x.permute(0, 2, 3, 1).numpy() if x.ndim == 4 else x.numpy(), labels.numpy())
         _save_fig(show_grid(to_unit(x[:100]), ncols=10) if x.ndim == 4 else show_points(x, labels), out.with_suffix('.png'))
+    with _samples(out.parent, model, config, w, labels, **how) as x: _first(keep, x)
+    if x is None: return
     print(f'{out}: {n} samples at w = {w:g}, {n_steps} calls each; picture {out.with_suffix(".png").name}')
     return x, labels
 
@@ -286,7 +304,7 @@ def _save_fig(ax, path):
     with replacing(path) as f: ax.figure.savefig(f, format='png', dpi=150, bbox_inches='tight')
     plt.close(ax.figure)
 
-# %% ../nbs/12_cli.ipynb #4c54d09c
+# %% ../nbs/12_cli.ipynb #072fed7a
 columns = dict(w='{:g}', fid='{:.3f}', isc='{:.3f}', precision='{:.3f}', recall='{:.3f}', agreement='{:.3f}', n='{:g}', paper_fid='{:.2f}', paper_isc='{:.2f}')
 
 def _head(row): return ''.join(f'{k:>11}' for k in columns if k in row)
@@ -315,13 +333,14 @@ def _jury(data, shape, n, path=None, judge=None, weights=None, against=None):
     name, shape = judge or _judge_for(data), tuple(shape or real[0].shape[1:])
     sees = dict(digits=(1,8,8), **{f'glyphs{s}': (3,s,s) for s in (16,32,64)}).get(name, (3, *shape[1:]))
     if shape != sees: raise ValueError(f"judge {name!r} cannot look at images of shape {shape}: give another judge")
-    if _world()[0]: return None, None, None                                              # the first process judges
-    judge = get_judge(name, weights)
-    if against: return judge, reference(against, judge), None
-    x, y, known = real
-    floor = dict(w='real', **noise_floor(x, y if 'verdict' in judge.layers else None, judge, min(n, len(x)//2)), **(dict(paper_fid='', paper_isc='') if data == 'imagenet64' else {}))
-    _print(_head(floor), _line(floor))
-    return judge, reference(x, judge, known=known), floor
+    def look():
+        judge = get_judge(name, weights)
+        if against: return judge, reference(against, judge, progress=True), None
+        x, y, known = real
+        floor = dict(w='real', **noise_floor(x, y if 'verdict' in judge.layers else None, judge, min(n, len(x)//2)), **(dict(paper_fid='', paper_isc='') if data == 'imagenet64' else {}))
+        _print(_head(floor), _line(floor))
+        return judge, reference(x, judge, known=known, progress=True), floor
+    return _first(look) or (None, None, None)                                            # the first process judges
 
 def _read_images(path):
     "Images (n, c, h, w) and labels, or None, from an .npz"
@@ -371,9 +390,8 @@ def cfg_evaluate(
         jury = _jury(config['data'], config['shape'], n, path, judge, weights, reference)
         data, folder, labels = config['data'], run, torch.arange(n)%model.null
         samples = _samples(run, model, config, w, labels, **how)
-    with samples as x:
-        if _world()[0]: return
-        row = _judged(w, x, labels, jury, data)
+    with samples as x: row = _first(lambda: _judged(w, x, labels, jury, data))
+    if row is None: return
     _print(*([] if jury[2] else [_head(row)]), _line(row))
     file, full = folder/'evaluate.csv', {**row, 'judge': jury[0].name, **how}
     _write_rows(file, (_read_rows(file) if file.exists() else []) + [full])
@@ -396,7 +414,7 @@ def _number(s):
         except ValueError: pass
     return s
 
-# %% ../nbs/12_cli.ipynb #336f5a7e
+# %% ../nbs/12_cli.ipynb #66f77f54
 paper_ws = ','.join(f"{r['w']:g}" for r in paper_table)   # of the paper's Figure 1
 
 @_command
@@ -429,17 +447,17 @@ def cfg_tradeoff(
     model, config = load_run(out)
     for k, o in dict(data=data, steps=steps and _whole_epochs(steps, config['every'])[1]).items():
         if o not in (None, config[k]): raise ValueError(f"out {str(out)!r} was trained with {k} {config[k]!r}, not {o!r}: give another folder")
-    _claim(out/'tradeoff.json', dict(n=n, judge=judge or _judge_for(data), reference=reference and Path(reference).name, sampler=sampler, n_steps=n_steps, v=v, seed=seed, precision=precision, network=fingerprint(*model.state_dict().values())), 'a sweep')
+    _first(_claim, out/'tradeoff.json', dict(n=n, judge=judge or _judge_for(data), reference=reference and Path(reference).name, sampler=sampler, n_steps=n_steps, v=v, seed=seed, precision=precision, network=fingerprint(*model.state_dict().values())), 'a sweep')
     file, labels = out/'tradeoff.csv', torch.arange(n)%model.null
     done = {r['w']: r for r in (_read_rows(file) if file.exists() else [])}
     _wait()                                                                              # all have read before the first one writes
     for w in tqdm(wanted, desc='weights', unit='w', leave=False, disable=None):
         if w not in done:
-            with _samples(out, model, config, w, labels, **how) as x:
-                if x is None: continue
+            def judge_them(x):
                 _save_fig(show_grid(to_unit(x[:100]), ncols=min(model.null, 20), title=f'w = {w:g}'), out/f'grid_w{_name(w)}.png')
                 done[w] = _judged(w, x, labels, jury, data)
                 _write_rows(file, [done[k] for k in sorted(done)])
+            with _samples(out, model, config, w, labels, **how) as x: _first(judge_them, x)
         if not _world()[0]: _print(*([] if jury[2] or w != wanted[0] else [_head(done[w])]), _line(done[w]))
     if _world()[0]: return
     table = [done[w] for w in sorted(done)]

@@ -8,8 +8,9 @@ __all__ = ['clock', 'sinusoid', 'embed_class', 'check_inputs', 'MLP', 'GroupNorm
            'encoder_digits', 'adm64_classifier', 'net_for', 'adm_lams', 'adm_time', 'load_weights', 'load_adm',
            'load_adm_classifier']
 
-# %% ../nbs/08_nets.ipynb #6db7725b
+# %% ../nbs/08_nets.ipynb #752035a0
 import torch
+from contextlib import nullcontext
 from math import cos, log, pi, sin
 from fastcore.basics import store_attr
 from huggingface_hub import PyTorchModelHubMixin
@@ -104,9 +105,9 @@ class MLP(nn.Module, PyTorchModelHubMixin, library_name='cfg_edu'):
             h = h + w2(F.silu(torch.addcmul(b, s, w1(F.silu(h)))))
         return self.out(h).to(z.dtype)
 
-# %% ../nbs/08_nets.ipynb #c86a61ba
+# %% ../nbs/08_nets.ipynb #4123c346
 class GroupNorm32(nn.GroupNorm):
-    "GroupNorm computed in float32: 32 groups, halved until each has at least 4 channels and all are equal."
+    "GroupNorm with float32 sums: 32 groups, halved until each has at least 4 channels and all are equal."
     def __init__(self,
         ch:int,  # channels
     ):
@@ -116,9 +117,11 @@ class GroupNorm32(nn.GroupNorm):
         x:Tensor,  # (b, ch, …)
     )->Tensor:     # the shape and dtype of `x`
         "Mean 0 and variance 1 in each group, then a scale and a shift for each channel."
-        dtype = x.dtype
-        if not (x.is_cpu and x.dtype in (torch.bfloat16, torch.float16)): x = x.float()   # the CPU's kernel sums halves in float32 by itself
-        return F.group_norm(x, self.num_groups, self.weight.float(), self.bias.float(), self.eps).to(dtype)
+        half = x.dtype in (torch.bfloat16, torch.float16)             # CPU's and CUDA's kernels sum halves in float32 by themselves
+        if half and x.is_cuda:                                        # CUDA's wants weights like its input, and autocast would copy to float32 all the same
+            with torch.autocast('cuda', enabled=False): return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+        inside = x if half and x.is_cpu else x.float()
+        return F.group_norm(inside, self.num_groups, self.weight.float(), self.bias.float(), self.eps).to(x.dtype)
 
 # %% ../nbs/08_nets.ipynb #f880baa0
 def _conv(i, o, k=3): return nn.Conv2d(i, o, k, padding=k//2)
@@ -191,7 +194,11 @@ class _Stage(nn.Sequential):
         for m in self: x = m(x, emb) if isinstance(m, ResBlock) else m(x)
         return x
 
-# %% ../nbs/08_nets.ipynb #ce0e3e44
+# %% ../nbs/08_nets.ipynb #2a3f8ca3
+def _no_autocast(device):
+    "Where autocast's 16 bits end (it does not know meta tensors)"
+    return nullcontext() if device.type == 'meta' else torch.autocast(device.type, enabled=False)
+
 class Encoder(nn.Module):
     "The left half of ADM's U-Net and its bottom. Raises ValueError for sizes that do not fit together, or an unknown `clock`."
     def __init__(self,
@@ -254,13 +261,17 @@ class Encoder(nn.Module):
         lam:Tensor,  # (b,) log-SNR, nats
         y=None,      # (b,) int64 classes, n for null; None: all null
     )->Tensor:       # (b, 4·model_channels)
-        "λ and class as one vector."
-        emb = self.time_embed(sinusoid(self.time(lam), self.model_channels).to(self.time_embed[0].weight.dtype))
+        "λ and class as one vector, in the precision of the weights."
+        with _no_autocast(lam.device): emb = self.time_embed(sinusoid(self.time(lam), self.model_channels).to(self.time_embed[0].weight.dtype))
         return emb if y is None else emb + embed_class(self.label_emb, y)
 
     def _run(self, stage, *args):
         again = self.recompute and self.training and torch.is_grad_enabled()
         return checkpoint(stage, *args, use_reentrant=False) if again else stage(*args)
+
+    def _finish(self, h):
+        "`out`, in the precision of its weights"
+        with _no_autocast(h.device): return self._run(self.out, h.to(self.out[0].weight.dtype))
 
     def encode(self,
         z:Tensor,    # (b, c, h, w)
@@ -271,7 +282,7 @@ class Encoder(nn.Module):
         for stage in self.input_blocks: hs.append(z := self._run(stage, z, emb))
         return self._run(self.middle_block, z, emb), hs
 
-# %% ../nbs/08_nets.ipynb #28fab985
+# %% ../nbs/08_nets.ipynb #462e73d8
 class UNet(Encoder, PyTorchModelHubMixin, library_name='cfg_edu'):
     "ADM's U-Net (Dhariwal & Nichol 2021), with λ as its clock and a zero vector as its null class. Raises ValueError for sizes that do not fit together, or an unknown `clock`."
     def __init__(self,
@@ -305,7 +316,7 @@ class UNet(Encoder, PyTorchModelHubMixin, library_name='cfg_edu'):
     )->Tensor:       # (b, out_channels, h, w)
         "Up to the size of z."
         for stage, skip in zip(self.output_blocks, hs[::-1]): h = self._run(stage, h, emb, skip)
-        return self._run(self.out, h)
+        return self._finish(h)
 
     def forward(self,
         z:Tensor,    # (b, in_channels, image_size, image_size) noisy images
@@ -342,7 +353,7 @@ class AttentionPool(nn.Module):
         h = F.scaled_dot_product_attention(q[:,:,:1], k, v)
         return self.c_proj(h.transpose(-1, -2).flatten(1, 2))[...,0]
 
-# %% ../nbs/08_nets.ipynb #facb6e8e
+# %% ../nbs/08_nets.ipynb #f462c3d3
 class EncoderUNet(Encoder, PyTorchModelHubMixin, library_name='cfg_edu'):
     "ADM's classifier of noisy images (Dhariwal & Nichol 2021): the encoder and attention pooling. Raises ValueError for sizes that do not fit together, or an unknown `clock`."
     def __init__(self,
@@ -370,7 +381,7 @@ class EncoderUNet(Encoder, PyTorchModelHubMixin, library_name='cfg_edu'):
         "A logit for each class. Raises ValueError where the shapes do not fit."
         check_inputs(self, z, lam)
         emb = self.embed(lam)
-        return self.out(self.encode(z.to(emb.dtype), emb)[0]).float()
+        return self._finish(self.encode(z.to(emb.dtype), emb)[0]).float()
 
 # %% ../nbs/08_nets.ipynb #c7c04f14
 def unet_digits(

@@ -6,7 +6,7 @@
 __all__ = ['DropLabel', 'Diffuse', 'EMA', 'SampleGrid', 'FiniteLoss', 'SharedDL', 'ShareBatch', 'diffusion_learner', 'Checkpoint',
            'HalfPrecision']
 
-# %% ../nbs/09_training.ipynb #424a2820
+# %% ../nbs/09_training.ipynb #0174557c
 import torch
 from copy import deepcopy
 from functools import partial
@@ -19,9 +19,9 @@ from .plots import show_grid, show_points
 from .denoiser import Denoiser
 from .guidance import CFG
 from .sampling import sample, sampler
-from .data import replacing
+from .data import dealt, replacing, TensorDL
 from fastai.learner import Learner, Recorder
-from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.core import Callback, CancelFitException, CancelStepException
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.schedule import ParamScheduler, combined_cos
 from fastai.callback.progress import ProgressCallback
@@ -128,18 +128,20 @@ class SampleGrid(Callback):
         with replacing(Path(self.folder)/f'step_{self.train_iter//_per_step(self.learn):06}.png') as f: ax.figure.savefig(f, format='png')
         plt.close(ax.figure)
 
-# %% ../nbs/09_training.ipynb #ab04c867
+# %% ../nbs/09_training.ipynb #600682bf
 class FiniteLoss(Callback):
     "Stops training where the loss is nan or infinite, before the weights change. Raises FloatingPointError that says at which step."
-    order, run_valid = MixedPrecision.order+1, False        # after autocast has been left
+    order, run_valid, last = MixedPrecision.order+1, False, None
     def after_loss(self):
-        if not maybe_gather(self.loss.detach()).isfinite():  # on any process: all of them stop
-            if hasattr(self.learn, 'lr_finder'): raise CancelFitException()            # the search has gone far enough
-            raise FloatingPointError(f"the loss became {self.loss.item()} at step {self.train_iter+1}: training stopped before it reached the weights; a lower learning rate may help")
+        if maybe_gather(self.loss.detach()).isfinite(): self.last = self.loss.detach(); return   # on all processes, or all stop
+        if hasattr(self.learn, 'lr_finder'): raise CancelFitException()                # the search has gone far enough
+        scaler = getattr(self.learn, 'scaler', None)
+        if scaler and scaler.is_enabled() and self.last is not None: self.learn.loss = self.last; return   # for the record; the step is left out by `HalfPrecision`
+        raise FloatingPointError(f"the loss became {self.loss.item()} at step {self.train_iter+1}: training stopped before it reached the weights; a lower learning rate may help")
 
-# %% ../nbs/09_training.ipynb #8d435a2c
+# %% ../nbs/09_training.ipynb #bef819e9
 class SharedDL(DistributedDL):
-    "The batches of `dl`, of each this process's rows: `rank`, `rank` + `world_size`, …; all processes get as many, the last ones repeat the first."
+    "The batches of `dl`, of each the rows that are `dealt` to this process. A `TensorDL` reads no others."
     def __init__(self,
         dl,               # the loader of one process
         rank=None,        # this process, 0 … world_size−1; None: as launched
@@ -151,10 +153,14 @@ class SharedDL(DistributedDL):
     def to(self, device): self.dl.to(device)
     def __len__(self): return len(self.dl)
     def __iter__(self):
-        for b in self.dl:
-            self.whole = len(b[0])
-            self.rows = (torch.arange(self.rank, self.whole + -self.whole%self.world_size, self.world_size, device=b[0].device))%self.whole
-            yield tuple(t[self.rows] for t in b)
+        if few := isinstance(self.dl, TensorDL): self.dl.rank, self.dl.world = self.rank, self.world_size
+        try:
+            for k, b in enumerate(self.dl):
+                self.whole = min(self.dl.bs, self.dl.n - k*self.dl.bs) if few else len(b[0])
+                self.rows = dealt(self.whole, self.rank, self.world_size).to(b[0].device)
+                yield b if few else tuple(t[self.rows] for t in b)
+        finally:
+            if few: self.dl.rank, self.dl.world = 0, 1
 
 def _rng_state(dls):
     "State of all random generators, those of the loaders too"
@@ -167,7 +173,7 @@ def _set_rng_state(s, dls):
 
 class ShareBatch(Callback):
     "In `learn.distrib_ctx()`, deals the rows of each batch to the processes; elsewhere nothing. Raises ValueError where the processes do not divide the batch, or the launcher does what callbacks do here."
-    order, run_valid = DistributedTrainer.order+1, False    # after `Diffuse` has drawn
+    order = DistributedTrainer.order+1                      # after `Diffuse` has drawn, and `HalfPrecision` made the answer float32
     def __init__(self): self.n_acc = {}
     def before_fit(self):
         self.several = hasattr(self.learn, 'distributed_trainer')
@@ -187,13 +193,17 @@ class ShareBatch(Callback):
         for cb, n_acc in self.n_acc.items(): cb.n_acc = n_acc
         self.n_acc = {}
     def before_batch(self):
-        if not self.several: return
+        if not (self.several and self.training): return
         for cb in self.learn._grab_cbs(GradientAccumulation): self.model.require_backward_grad_sync = cb.count + find_bs(self.yb) >= cb.n_acc
         self.fork = torch.random.fork_rng([self.xb[0].device] if self.xb[0].is_cuda else [])
         self.fork.__enter__()
         torch.manual_seed(hash((torch.initial_seed(), self.train_iter, rank_distrib())))   # for what the network draws
+    def after_pred(self):
+        if not self.several or self.training: return
+        whole = lambda t: maybe_gather(t).unflatten(0, (num_distrib(), -1)).transpose(0, 1).flatten(0, 1)[:self.dl.whole]
+        self.learn.pred, self.learn.yb = whole(self.pred), tuple(map(whole, self.yb))
     def after_batch(self):
-        if self.several: self.fork.__exit__(None, None, None)
+        if self.several and self.training: self.fork.__exit__(None, None, None)
 
 # %% ../nbs/09_training.ipynb #e8fcdbbd
 def diffusion_learner(
@@ -296,12 +306,30 @@ def _epochs_done(learn, path):
     if len({*seen}) > 1: raise ValueError(f"every process must see the same {path}, they found {seen} epochs in it: machines need a common folder")
     return done
 
-# %% ../nbs/09_training.ipynb #f322f3cb
+# %% ../nbs/09_training.ipynb #a5b097da
 class HalfPrecision(MixedPrecision):
-    "fastai's `MixedPrecision` on any device: the network in `amp_mode`, 'bf16' or 'fp16', weights, noise and loss in float32. Raises ValueError for another mode."
+    "fastai's `MixedPrecision` on any device: the network in `amp_mode`, 'bf16' or 'fp16', weights, noise and loss in float32. Raises ValueError for another mode, FloatingPointError after `patience` steps in a row that overflowed."
+    patience, autocast = 50, None
     def before_fit(self):
-        device = next(self.model.parameters()).device.type
-        if device == 'cuda': return super().before_fit()
-        half = self.amp_mode == AMPMode.FP16
-        self.autocast, self.scales = torch.autocast(device, torch.float16 if half else torch.bfloat16), L()
-        self.learn.scaler = torch.amp.GradScaler(device, **{**self.kwargs, 'enabled': half})
+        device, half = next(self.model.parameters()).device.type, self.amp_mode == AMPMode.FP16
+        if device == 'cuda': super().before_fit()
+        else:
+            self.autocast, self.scales = torch.autocast(device, torch.float16 if half else torch.bfloat16), L()
+            self.learn.scaler = torch.amp.GradScaler(device, **{**self.kwargs, 'enabled': half})
+        self.left_out = self.in_a_row = 0                   # steps
+    def before_batch(self):
+        if self.autocast is None: return                    # `validate` without `fit`
+        model, name = self.model, '_compiled_call_impl' if getattr(self.model, '_compiled_call_impl', None) else 'forward'
+        call = getattr(model, name)
+        def once(*args):                                    # in place of the next call
+            setattr(model, name, call)
+            with self.autocast: return call(*args)          # left even where the network fails
+        setattr(model, name, once)
+    def after_loss(self): pass
+    def before_step(self):
+        try: super().before_step()
+        except CancelStepException:
+            self.left_out, self.in_a_row = self.left_out+1, self.in_a_row+1
+            if self.in_a_row < self.patience: raise
+            raise FloatingPointError(f"float16 overflowed in {self.in_a_row} steps in a row, the last one {self.train_iter+1}: training stopped, the weights are as before them; bf16 has float32's range") from None
+        self.in_a_row = 0

@@ -1,0 +1,11 @@
+import sys
+from .step import step
+
+benchmarks = dict(step=step)
+name = sys.argv[1] if len(sys.argv) > 1 else ''
+if name in benchmarks:
+    sys.argv[:2] = [f'{sys.argv[0]} {name}']                # what follows are the benchmark's own arguments
+    benchmarks[name]()
+else:
+    for k, f in benchmarks.items(): print(f"python -m benchmarks {k:8} {f.__doc__}")
+    if name not in ('', '-h', '--help'): sys.exit(f"no benchmark is called {name!r}")
