@@ -35,13 +35,13 @@ import fastai
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.training import GradientAccumulation, GradientClip
 
-# %% ../nbs/12_cli.ipynb #aad60d18
+# %% ../nbs/12_cli.ipynb #9e9c3fb3
 recipes = {  # what suits each network when an argument is not given
     'mlp':         dict(steps=2000,    bs=512,  lr=4e-3, decay=.998),
     'unet_digits': dict(steps=300,     bs=128,  lr=4e-3, decay=.995),
     'unet_small':  dict(steps=8000,    bs=64,   lr=2e-3, decay=.999),
     'unet_32':     dict(steps=50_000,  bs=128,  lr=3e-4, decay=.9995),
-    'unet_64':     dict(steps=50_000,  bs=256,  lr=3e-4, decay=.9995, warmup=1000),
+    'unet_64':     dict(steps=50_000,  bs=256,  lr=3e-4, decay=.9995),
     'adm64':       dict(steps=540_000, bs=2048, lr=3e-4, decay=.9999, warmup=1000, micro=8, every=1000),   # ADM's and the paper's
 }
 _nets = dict(digits='unet_digits', glyphs16='unet_small', glyphs32='unet_small', glyphs64='unet_64', imagenet64='adm64')
