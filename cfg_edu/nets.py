@@ -156,7 +156,7 @@ class ResBlock(nn.Module):
         h = torch.addcmul(shift, 1 + scale, self.out_layers[0](h))
         return self.skip_connection(self.x_upd(x)) + self.out_layers[1:](h)
 
-# %% ../nbs/08_nets.ipynb #70eedf91
+# %% ../nbs/08_nets.ipynb #c0a5d9d6
 class AttentionBlock(nn.Module):
     "x + self-attention over the pixels. Raises ValueError for an unknown `qkv_order`, or heads that do not divide the channels."
     def __init__(self,
@@ -171,20 +171,20 @@ class AttentionBlock(nn.Module):
         self.norm, self.qkv, self.proj_out = GroupNorm32(ch), nn.Conv1d(ch, 3*ch, 1), _zeroed(nn.Conv1d(ch, ch, 1))
 
     def split(self,
-        qkv:Tensor,  # (b, 3·ch, n) for n pixels
+        qkv:Tensor,  # (b, n, 3·ch) for n pixels
     )->tuple:        # q, k, v, each (b, heads, n, head_channels)
-        "Queries, keys and values of each head."
-        b, c, n = qkv.shape
-        if self.qkv_order == 'new': qkv = qkv.reshape(b, 3, self.heads, -1, n)
-        else:                       qkv = qkv.reshape(b, self.heads, 3, -1, n).transpose(1, 2)
-        return qkv.transpose(-1, -2).unbind(1)
+        "Queries, keys and values of each head, a head's channels side by side in memory."
+        if self.qkv_order == 'new': qkv = qkv.unflatten(2, (3, self.heads, -1))
+        else:                       qkv = qkv.unflatten(2, (self.heads, 3, -1)).transpose(2, 3)
+        return qkv.transpose(1, 3).unbind(2)
 
     def forward(self,
         x:Tensor,  # (b, ch, h, w)
     )->Tensor:     # (b, ch, h, w)
         "Each pixel plus what it collects from all pixels."
-        h = F.scaled_dot_product_attention(*self.split(self.qkv(self.norm(x).flatten(2))))
-        return x + self.proj_out(h.transpose(-1, -2).flatten(1, 2)).reshape(x.shape)
+        dense = lambda layer, h: F.linear(h, layer.weight[...,0], layer.bias)              # a convolution over single pixels, which are rows here
+        h = F.scaled_dot_product_attention(*self.split(dense(self.qkv, self.norm(x).flatten(2).transpose(1, 2))))
+        return x + dense(self.proj_out, h.transpose(1, 2).flatten(2)).transpose(1, 2).reshape(x.shape)
 
 # %% ../nbs/08_nets.ipynb #a539e349
 class _Stage(nn.Sequential):
