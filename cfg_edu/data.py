@@ -44,7 +44,7 @@ def to_unit(
     "Pixels 0…255 to [−1, 1]; other tensors pass."
     return x.float()/127.5 - 1 if x.dtype == torch.uint8 else x
 
-# %% ../nbs/07_data.ipynb #e9ee7488
+# %% ../nbs/07_data.ipynb #c135b121
 def dealt(
     n:int,     # examples in the batch
     rank:int,  # one of the processes that share it, 0 … world−1
@@ -68,9 +68,9 @@ class TensorDL(TfmdDL):
         g, n = torch.Generator().manual_seed(self.rng.getrandbits(63)), len(self.dataset)
         return torch.cat([torch.randperm(n, generator=g) for _ in range(-(-len(idxs)//n))])[:len(idxs)].tolist()
     def create_batches(self, samps):
-        "A batch for each `bs` of the indices in `samps`, of several processes the own rows"
+        "A batch for each `bs` of the indices in `samps`, only this process's rows of it"
         for i in torch.as_tensor(np.fromiter(samps, np.int64)).split(self.bs):
-            if len(i) == self.bs or not self.drop_last: yield tuple(t.index_select(0, i[dealt(len(i), self.rank, self.world)]) for t in self.dataset.tensors)
+            if len(i) and (len(i) == self.bs or not self.drop_last): yield tuple(t.index_select(0, i[dealt(len(i), self.rank, self.world)]) for t in self.dataset.tensors)
     def show_batch(self,
         b=None,        # batch; None takes the next
         max_n:int=16,  # examples shown, of points 64 times as many
@@ -81,7 +81,7 @@ class TensorDL(TfmdDL):
         if x.ndim == 2: return show_points(x[:64*max_n], y[:64*max_n], vocab=self.vocab, **kwargs)
         return show_grid(x[:max_n], labels=[self.vocab[i] for i in y[:max_n]], **kwargs)
 
-# %% ../nbs/07_data.ipynb #4a268e4f
+# %% ../nbs/07_data.ipynb #05243f43
 def random_flip(
     x:Tensor,    # (b, c, h, w) images; any other tensor passes
     rank:int=0,  # one of the processes that share a batch of b·world images
@@ -97,10 +97,10 @@ def _loaders(train, valid, vocab, bs, flip, seed, device, fingerprint=None):
     for ds in (train, valid):
         ds.vocab, ds.c = L(vocab), len(vocab)
         if fingerprint: ds.fingerprint = fingerprint
-    tfms, mirror = [to_unit]*(train.tensors[0].dtype == torch.uint8), lambda x: random_flip(x, dls.train.rank, dls.train.world)
-    dls = DataLoaders(TensorDL(train, bs, shuffle=True, drop_last=True, after_batch=tfms+[mirror]*flip),
-                      TensorDL(valid, bs, after_batch=tfms), device=device or default_device())
-    dls.train.rng = random.Random(seed)
+    tfms, mirror = [to_unit]*(train.tensors[0].dtype == torch.uint8), lambda x: random_flip(x, dl.rank, dl.world)
+    dl = TensorDL(train, bs, shuffle=True, drop_last=True, after_batch=tfms+[mirror]*flip)
+    dls = DataLoaders(dl, TensorDL(valid, bs, after_batch=tfms), device=device or default_device())
+    dl.rng = random.Random(seed)
     return dls
 
 def data_dls(
@@ -306,7 +306,7 @@ def open_cache(
     if y.min() < 0 or y.max() >= c: raise ValueError(f"{f.with_name('labels.npy')} is damaged: its classes run from {y.min()} to {y.max()}, meta.json has {c} names")
     return x, y, meta
 
-# %% ../nbs/07_data.ipynb #3a92182e
+# %% ../nbs/07_data.ipynb #c92bb44e
 def _with_parent():
     "Ends this process when its parent ends, even by kill -9"
     Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
@@ -336,8 +336,9 @@ def _build(folder, pieces, make, size, vocab, source, n_workers=None, progress=F
         if fcntl: fcntl.lockf(lock, fcntl.LOCK_EX)                                          # a second process waits, then finds all done
         if _finished(folder, keys[-1]): (folder/'progress.json').unlink(missing_ok=True); return folder
         now = dict(done=0, rows=0, n_train=0)
-        if (folder/'progress.json').exists():                                               # ended while the files got their names
-            for f in fs: f.exists() or f.with_suffix('').exists() and os.replace(f.with_suffix(''), f)
+        if (folder/'progress.json').exists() and not (folder/'meta.json').exists():         # ended while the files got their names
+            for f in fs:
+                if not f.exists() and f.with_suffix('').exists(): os.replace(f.with_suffix(''), f)
         try:
             old = json.loads((folder/'progress.json').read_text())
             if old['key'] == keys[old['done']] and all(f.stat().st_size >= 128+b*old['rows'] for f,b in zip(fs, row)): now = old
@@ -480,7 +481,7 @@ def imagenet_classes(
     rows = sorted(_imagenet_table(), key=lambda o: o[order == 'archive'])
     return [o[0] for o in rows], [o[2] for o in rows]
 
-# %% ../nbs/07_data.ipynb #4c5f1140
+# %% ../nbs/07_data.ipynb #1e2c719f
 class _Refused(Exception): pass
 
 class _Kind:
@@ -500,7 +501,7 @@ class _Plain(pickle.Unpickler):
     "Reads numbers, texts, containers and arrays of numbers; any other name that the file asks for raises `_Refused`"
     def find_class(self, module, name):
         new = {'numpy.core.multiarray._reconstruct': _Array, 'numpy.ndarray': _Array, 'numpy.dtype': _Kind, '_codecs.encode': lambda text, code: text.encode('latin1'),
-               'numpy.core.numeric._frombuffer': lambda raw, kind, shape, order, *args: kind.array(raw, shape, 'F' if order == 'F' else 'C')}   # each time: a file can write into functions
+               'numpy.core.numeric._frombuffer': lambda raw, kind, shape, order, *args: kind.array(raw, shape, 'F' if order == 'F' else 'C')}   # made anew each time: a pickle can set attributes on what it is given
         try: return new[f"{module.replace('numpy._core', 'numpy.core')}.{name}"]
         except KeyError: raise _Refused(f'{module}.{name}') from None
 

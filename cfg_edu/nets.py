@@ -156,7 +156,12 @@ class ResBlock(nn.Module):
         h = torch.addcmul(shift, 1 + scale, self.out_layers[0](h))
         return self.skip_connection(self.x_upd(x)) + self.out_layers[1:](h)
 
-# %% ../nbs/08_nets.ipynb #c0a5d9d6
+# %% ../nbs/08_nets.ipynb #7dc93229
+class _OnRows(nn.Conv1d):
+    "A linear layer for pixels that are rows; its weights have the shape of ADM's, a convolution's over single pixels"
+    def __init__(self, i, o): super().__init__(i, o, 1)
+    def forward(self, x): return F.linear(x, self.weight[...,0], self.bias)
+
 class AttentionBlock(nn.Module):
     "x + self-attention over the pixels. Raises ValueError for an unknown `qkv_order`, or heads that do not divide the channels."
     def __init__(self,
@@ -168,7 +173,7 @@ class AttentionBlock(nn.Module):
         if qkv_order not in ('new', 'legacy'): raise ValueError(f"qkv_order must be 'new' or 'legacy', got {qkv_order!r}")
         if head_channels < 1 or ch%head_channels: raise ValueError(f"head_channels must divide the {ch} channels that attend, got {head_channels}")
         self.heads, self.qkv_order = ch//head_channels, qkv_order
-        self.norm, self.qkv, self.proj_out = GroupNorm32(ch), nn.Conv1d(ch, 3*ch, 1), _zeroed(nn.Conv1d(ch, ch, 1))
+        self.norm, self.qkv, self.proj_out = GroupNorm32(ch), _OnRows(ch, 3*ch), _zeroed(_OnRows(ch, ch))
 
     def split(self,
         qkv:Tensor,  # (b, n, 3·ch) for n pixels
@@ -182,9 +187,8 @@ class AttentionBlock(nn.Module):
         x:Tensor,  # (b, ch, h, w)
     )->Tensor:     # (b, ch, h, w)
         "Each pixel plus what it collects from all pixels."
-        dense = lambda layer, h: F.linear(h, layer.weight[...,0], layer.bias)              # a convolution over single pixels, which are rows here
-        h = F.scaled_dot_product_attention(*self.split(dense(self.qkv, self.norm(x).flatten(2).transpose(1, 2))))
-        return x + dense(self.proj_out, h.transpose(1, 2).flatten(2)).transpose(1, 2).reshape(x.shape)
+        h = F.scaled_dot_product_attention(*self.split(self.qkv(self.norm(x).flatten(2).transpose(1, 2))))
+        return x + self.proj_out(h.transpose(1, 2).flatten(2)).transpose(1, 2).reshape(x.shape)
 
 # %% ../nbs/08_nets.ipynb #a539e349
 class _Stage(nn.Sequential):

@@ -6,7 +6,7 @@
 __all__ = ['DropLabel', 'Diffuse', 'EMA', 'SampleGrid', 'FiniteLoss', 'SharedDL', 'ShareBatch', 'diffusion_learner', 'Checkpoint',
            'HalfPrecision']
 
-# %% ../nbs/09_training.ipynb #0174557c
+# %% ../nbs/09_training.ipynb #f524af6c
 import torch
 from copy import deepcopy
 from functools import partial
@@ -21,7 +21,7 @@ from .guidance import CFG
 from .sampling import sample, sampler
 from .data import dealt, replacing, TensorDL
 from fastai.learner import Learner, Recorder
-from fastai.callback.core import Callback, CancelFitException, CancelStepException
+from fastai.callback.core import Callback, CancelBatchException, CancelFitException, CancelStepException
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.schedule import ParamScheduler, combined_cos
 from fastai.callback.progress import ProgressCallback
@@ -29,7 +29,7 @@ from fastai.callback.training import GradientAccumulation
 from fastai.distributed import DistributedDL, DistributedTrainer
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import distrib_barrier, find_bs, get_model, maybe_gather, num_distrib, rank_distrib
-from fastcore.basics import patch, store_attr
+from fastcore.basics import noop, patch, store_attr
 from fastcore.foundation import L
 
 # %% ../nbs/09_training.ipynb #6a064849
@@ -128,18 +128,20 @@ class SampleGrid(Callback):
         with replacing(Path(self.folder)/f'step_{self.train_iter//_per_step(self.learn):06}.png') as f: ax.figure.savefig(f, format='png')
         plt.close(ax.figure)
 
-# %% ../nbs/09_training.ipynb #600682bf
+# %% ../nbs/09_training.ipynb #89c24549
 class FiniteLoss(Callback):
-    "Stops training where the loss is nan or infinite, before the weights change. Raises FloatingPointError that says at which step."
-    order, run_valid, last = MixedPrecision.order+1, False, None
+    "Stops training where the loss is nan or infinite, before the weights change; in float16 `HalfPrecision` leaves the step out instead. Raises FloatingPointError that says at which step."
+    order, run_valid = MixedPrecision.order+1, False
     def after_loss(self):
-        if maybe_gather(self.loss.detach()).isfinite(): self.last = self.loss.detach(); return   # on all processes, or all stop
+        if maybe_gather(self.loss.detach()).isfinite(): return                         # on all processes, or all stop
         if hasattr(self.learn, 'lr_finder'): raise CancelFitException()                # the search has gone far enough
-        scaler = getattr(self.learn, 'scaler', None)
-        if scaler and scaler.is_enabled() and self.last is not None: self.learn.loss = self.last; return   # for the record; the step is left out by `HalfPrecision`
+        if hasattr(self.learn, 'half_precision') and self.learn.scaler.is_enabled():
+            mean = self.recorder.smooth_loss
+            self.learn.loss = mean.value if mean.count else torch.zeros_like(self.loss)  # changes nothing in the record
+            return
         raise FloatingPointError(f"the loss became {self.loss.item()} at step {self.train_iter+1}: training stopped before it reached the weights; a lower learning rate may help")
 
-# %% ../nbs/09_training.ipynb #bef819e9
+# %% ../nbs/09_training.ipynb #6ddf278d
 class SharedDL(DistributedDL):
     "The batches of `dl`, of each the rows that are `dealt` to this process. A `TensorDL` reads no others."
     def __init__(self,
@@ -153,14 +155,14 @@ class SharedDL(DistributedDL):
     def to(self, device): self.dl.to(device)
     def __len__(self): return len(self.dl)
     def __iter__(self):
-        if few := isinstance(self.dl, TensorDL): self.dl.rank, self.dl.world = self.rank, self.world_size
+        if few := isinstance(self.dl, TensorDL): self.dl.rank, self.dl.world, self.dl.shared_by = self.rank, self.world_size, (mine := object())
         try:
             for k, b in enumerate(self.dl):
                 self.whole = min(self.dl.bs, self.dl.n - k*self.dl.bs) if few else len(b[0])
                 self.rows = dealt(self.whole, self.rank, self.world_size).to(b[0].device)
                 yield b if few else tuple(t[self.rows] for t in b)
         finally:
-            if few: self.dl.rank, self.dl.world = 0, 1
+            if few and self.dl.shared_by is mine: self.dl.rank, self.dl.world = 0, 1     # an older iterator may end later
 
 def _rng_state(dls):
     "State of all random generators, those of the loaders too"
@@ -172,7 +174,7 @@ def _set_rng_state(s, dls):
     for dl, state in zip(dls, s['rng_dl']): dl.rng.setstate(state)
 
 class ShareBatch(Callback):
-    "In `learn.distrib_ctx()`, deals the rows of each batch to the processes; elsewhere nothing. Raises ValueError where the processes do not divide the batch, or the launcher does what callbacks do here."
+    "In `learn.distrib_ctx()`, makes all processes draw alike, gives each a dropout of its own, and joins their answers in validation; elsewhere nothing. Raises ValueError where the processes do not divide the batch, or the launcher does what callbacks do here."
     order = DistributedTrainer.order+1                      # after `Diffuse` has drawn, and `HalfPrecision` made the answer float32
     def __init__(self): self.n_acc = {}
     def before_fit(self):
@@ -192,6 +194,8 @@ class ShareBatch(Callback):
     def after_fit(self):
         for cb, n_acc in self.n_acc.items(): cb.n_acc = n_acc
         self.n_acc = {}
+    def before_validate(self):                              # `validate` brings a loader of its own
+        if self.several and not isinstance(self.learn.dl, SharedDL): self.learn.dl = SharedDL(self.learn.dl.dl)
     def before_batch(self):
         if not (self.several and self.training): return
         for cb in self.learn._grab_cbs(GradientAccumulation): self.model.require_backward_grad_sync = cb.count + find_bs(self.yb) >= cb.n_acc
@@ -306,25 +310,31 @@ def _epochs_done(learn, path):
     if len({*seen}) > 1: raise ValueError(f"every process must see the same {path}, they found {seen} epochs in it: machines need a common folder")
     return done
 
-# %% ../nbs/09_training.ipynb #a5b097da
+# %% ../nbs/09_training.ipynb #501edfd5
 class HalfPrecision(MixedPrecision):
     "fastai's `MixedPrecision` on any device: the network in `amp_mode`, 'bf16' or 'fp16', weights, noise and loss in float32. Raises ValueError for another mode, FloatingPointError after `patience` steps in a row that overflowed."
-    patience, autocast = 50, None
+    patience, restore = 50, staticmethod(noop)
     def before_fit(self):
         device, half = next(self.model.parameters()).device.type, self.amp_mode == AMPMode.FP16
         if device == 'cuda': super().before_fit()
-        else:
-            self.autocast, self.scales = torch.autocast(device, torch.float16 if half else torch.bfloat16), L()
-            self.learn.scaler = torch.amp.GradScaler(device, **{**self.kwargs, 'enabled': half})
+        else: self.scales, self.learn.scaler = L(), torch.amp.GradScaler(device, **{**self.kwargs, 'enabled': half})
+        self.autocast = lambda: torch.autocast(device, torch.float16 if half else torch.bfloat16)
         self.left_out = self.in_a_row = 0                   # steps
     def before_batch(self):
-        if self.autocast is None: return                    # `validate` without `fit`
+        "Puts the 16 bits around the next call of the model alone: they end with it, even where it fails"
+        self.restore()
         model, name = self.model, '_compiled_call_impl' if getattr(self.model, '_compiled_call_impl', None) else 'forward'
-        call = getattr(model, name)
-        def once(*args):                                    # in place of the next call
-            setattr(model, name, call)
-            with self.autocast: return call(*args)          # left even where the network fails
-        setattr(model, name, once)
+        own, call = vars(model).get(name), getattr(model, name)
+        def restore():
+            self.restore = noop
+            if own is None: delattr(model, name)
+            else: setattr(model, name, own)
+        def half(*args):
+            self.restore()
+            with self.autocast(): return call(*args)
+        self.restore = restore
+        setattr(model, name, half)
+    def after_batch(self): self.restore()                   # of a batch that was left out
     def after_loss(self): pass
     def before_step(self):
         try: super().before_step()
