@@ -6,7 +6,7 @@
 __all__ = ['DropLabel', 'Diffuse', 'EMA', 'SampleGrid', 'FiniteLoss', 'SharedDL', 'ShareBatch', 'diffusion_learner', 'Checkpoint',
            'HalfPrecision']
 
-# %% ../nbs/09_training.ipynb #f524af6c
+# %% ../nbs/09_training.ipynb #032fe8d5
 import torch
 from copy import deepcopy
 from functools import partial
@@ -21,7 +21,7 @@ from .guidance import CFG
 from .sampling import sample, sampler
 from .data import dealt, replacing, TensorDL
 from fastai.learner import Learner, Recorder
-from fastai.callback.core import Callback, CancelBatchException, CancelFitException, CancelStepException
+from fastai.callback.core import Callback, CancelFitException, CancelStepException
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.schedule import ParamScheduler, combined_cos
 from fastai.callback.progress import ProgressCallback
