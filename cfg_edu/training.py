@@ -100,7 +100,7 @@ class EMA(Callback):
         if self.swapped: self._swap()
     before_train = after_validate                           # after an interrupted validation
 
-# %% ../nbs/09_training.ipynb #26d88aeb
+# %% ../nbs/09_training.ipynb #15f87956
 def _per_step(learn):
     "Batches to a step of the optimiser"
     return max([1] + [cb.n_acc//learn.dls.train.bs for cb in learn.cbs if isinstance(cb, GradientAccumulation)])
@@ -123,24 +123,34 @@ class SampleGrid(Callback):
         shape, c = self.learn.diffuse.shape, min(self.dls.c, 10)
         y = torch.linspace(0, self.dls.c-1, c).round().long().repeat(self.n if len(shape) == 3 else 100*self.n)
         self.show(sample(CFG(self.learn.ema.avg, self.w), (len(y), *shape), y, clip=self.clip, **sampler()).cpu(), y)
-    def draw(self, x, y, ax=None):
-        "Samples `x` of the classes `y`, a column for each class, or points of the plane"
+    def draw(self,
+        x,        # (b, c, h, w) samples, a column for each class, or (b, 2) points
+        y,        # (b,) their classes
+        ax=None,  # axes to draw on; None makes a figure
+    ): # the axes
+        "One picture of the samples."
         return show_grid(x, ncols=min(self.dls.c, 10), ax=ax) if x.ndim == 4 else show_points(x, y, ax=ax)
-    def show(self, x, y):
-        "What is done with each picture"
+    def show(self,
+        x,  # (b, …) samples
+        y,  # (b,) their classes
+    ):
+        "What is done with each batch of samples: here a picture that is shown or saved."
         ax = self.draw(x, y)
         if self.folder is None: return plt.show()
         with replacing(Path(self.folder)/f'step_{self.train_iter//_per_step(self.learn):06}.png') as f: ax.figure.savefig(f, format='png')
         plt.close(ax.figure)
 
-# %% ../nbs/09_training.ipynb #d122718d
+# %% ../nbs/09_training.ipynb #b9fad757
 class Monitor(SampleGrid):
     "For notebooks: one picture of the losses, guided samples and the speed, redrawn in place after every `every` epochs."
     def before_fit(self):
         super().before_fit()
         self.handle, self.start, self.first = None, time.perf_counter(), self.train_iter
-    def show(self, x, y):
-        "Draws the losses so far beside the samples `x` of the classes `y`"
+    def show(self,
+        x,  # (b, …) samples
+        y,  # (b,) their classes
+    ):
+        "Draws the losses so far beside the samples, in the place of the last picture."
         from IPython.display import display
         per, rate = _per_step(self.learn), (self.train_iter-self.first)/(time.perf_counter()-self.start)
         left = divmod(round((self.n_epoch-self.epoch-1)*len(self.dls.train)/rate), 60)
@@ -252,7 +262,7 @@ def diffusion_learner(
     opt = partial(OptimWrapper, opt=partial(torch.optim.AdamW, fused=True, weight_decay=0.))
     return Learner(dls, model, loss_func=F.mse_loss, opt_func=opt, lr=lr, cbs=own + list(L(cbs)), **kwargs)
 
-# %% ../nbs/09_training.ipynb #c681eb42
+# %% ../nbs/09_training.ipynb #822a0139
 def _read_checkpoint(path, **kwargs):
     try: return torch.load(path, map_location='cpu', weights_only=True, **kwargs)
     except Exception as e: raise ValueError(f"{path} is damaged ({type(e).__name__}): put it back, or remove it to train from the start") from e
@@ -288,7 +298,9 @@ class Checkpoint(Callback):
         for o in notes: o.clear()
     def before_fit(self):
         if self.done: self.restore(_read_checkpoint(self.path, mmap=True))
-    def restore(self, s):
+    def restore(self,
+        s,  # what `state` gave
+    ):
         "Puts the state back, after `EMA` and the optimiser have been made"
         s = {**s, 'smooth': deepcopy(s['smooth']), 'opt': deepcopy(s['opt'])}               # kept as they are; the rest is copied from the file, which is free then
         self.rows, (self.recorder.smooth_loss.count, self.recorder.smooth_loss.val) = s['rows'], s['smooth']
