@@ -35,7 +35,7 @@ import fastai
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.training import GradientAccumulation, GradientClip
 
-# %% ../nbs/12_cli.ipynb #26ee817c
+# %% ../nbs/12_cli.ipynb #bac5f624
 recipes = {  # what suits each network when an argument is not given
     'mlp':         dict(steps=2000,    bs=512,  lr=4e-3, decay=.998),
     'unet_digits': dict(steps=300,     bs=128,  lr=4e-3, decay=.995),
@@ -44,7 +44,7 @@ recipes = {  # what suits each network when an argument is not given
     'unet_64':     dict(steps=50_000,  bs=256,  lr=3e-4, decay=.9995),
     'adm64':       dict(steps=540_000, bs=2048, lr=3e-4, decay=.9999, warmup=1000, micro=8, every=1000),   # ADM's and the paper's
 }
-_nets = dict(digits='unet_digits', glyphs16='unet_small', glyphs32='unet_small', glyphs64='unet_64', imagenet64='adm64')
+_nets = dict(digits='unet_digits', glyphs16='unet_small', glyphs32='unet_small', glyphs64='unet_64', imagenet64='adm64', images='unet_small')
 
 def _world():
     "The number of this process and how many there are; `torchrun` and `accelerate launch` set both"
@@ -144,10 +144,10 @@ def cfg_prepare(
     _say(f"{folder}: {meta['n']:,} images of {size}×{size}, {meta['n_train']:,} of them to train on, {len(meta['vocab'])} classes")
     return folder
 
-# %% ../nbs/12_cli.ipynb #7b5484a5
+# %% ../nbs/12_cli.ipynb #6f92cdb3
 @_command
 def cfg_train(
-    data:str='digits',        # rung of the ladder: digits, glyphs16, glyphs32, glyphs64, mnist, fashion, cifar10, imagenet64, mixture, moons, spirals, pinwheel, checkerboard
+    data:str='digits',        # rung of the ladder: digits, glyphs16, glyphs32, glyphs64, mnist, fashion, cifar10, imagenet64, images (your own, in path), mixture, moons, spirals, pinwheel, checkerboard
     out:str=None,             # run folder; default runs/DATA
     path:str=None,            # folder or file of the data, for rungs that are not made here
     net:str=None,             # mlp, unet_digits, unet_small, unet_32, unet_64 or adm64; default: what suits the data
@@ -421,12 +421,12 @@ def _number(s):
         except ValueError: pass
     return s
 
-# %% ../nbs/12_cli.ipynb #66f77f54
+# %% ../nbs/12_cli.ipynb #798ae017
 paper_ws = ','.join(f"{r['w']:g}" for r in paper_table)   # of the paper's Figure 1
 
 @_command
 def cfg_tradeoff(
-    data:str='digits',            # rung of the ladder, images: digits, glyphs16, glyphs32, glyphs64, mnist, fashion, cifar10, imagenet64
+    data:str='digits',            # rung of the ladder, images: digits, glyphs16, glyphs32, glyphs64, mnist, fashion, cifar10, imagenet64, images (your own, in path)
     out:str=None,                 # run folder; default runs/DATA; trained first where it is not yet
     steps:int=None,               # optimiser steps of the training; default: the network's recipe (300 for the digits)
     ws:str=paper_ws,              # guidance weights, separated by commas; with a negative first one write --ws=-1,0

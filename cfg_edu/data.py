@@ -6,7 +6,7 @@
 __all__ = ['toys', 'sources', 'glyph_names', 'glyph_fonts', 'rungs', 'to_unit', 'dealt', 'TensorDL', 'random_flip', 'data_dls',
            'toy', 'toy_dls', 'digits', 'digits_dls', 'mnist_dls', 'fashion_dls', 'cifar10_dls', 'replacing',
            'cache_dir', 'fingerprint', 'open_cache', 'cache_dls', 'draw_glyphs', 'glyphs_dls', 'area',
-           'imagenet_classes', 'prepare', 'imagenet64_dls', 'dls_for']
+           'imagenet_classes', 'prepare', 'images_dls', 'imagenet64_dls', 'dls_for']
 
 # %% ../nbs/07_data.ipynb #7908e8a0
 import csv, io, json, matplotlib, mmap, numpy as np, os, pickle, random, string, sys, torch, warnings, zipfile, zlib
@@ -514,7 +514,7 @@ def _unpickled(f):
     except _Refused as e: raise ValueError(f"{f} asks for {e}, which is refused: arrays of numbers and plain containers are all that it may hold") from None
     except Exception as e: raise ValueError(f"{f} is cut short or damaged ({type(e).__name__})") from None
 
-# %% ../nbs/07_data.ipynb #ef002532
+# %% ../nbs/07_data.ipynb #d9947807
 _suffixes = {'.jpeg', '.jpg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm'}
 _block = 1000  # images in a piece
 
@@ -634,6 +634,21 @@ def prepare(
     folder = Path(cache).expanduser() if cache else cache_dir()/f'{path.absolute().name}-{size}-{fingerprint(str(path.absolute()))[:6]}'
     return _build(folder, pieces, make, size, vocab, kind.__name__.strip('_'), only or n_workers, progress)
 
+def images_dls(
+    path=None,       # your pictures in a folder for each class, or what else `prepare` takes
+    size:int=None,   # pixels; None is a finished cache's own size, else 64
+    bs:int=128,      # images in a batch
+    flip:bool=False, # mirror training images at random? Not where left and right tell classes apart
+    seed:int=0,      # of the order
+    device=None,     # where the batches go; None is fastai's default
+    cache=None,      # folder of the cache; None is one in `cache_dir()`
+)->DataLoaders:      # 3×size×size; classes are the folders' names, sorted
+    "Your own pictures, prepared on first use. Raises ValueError without `path`, or where a cache has another `size`, and as `prepare` does."
+    if path is None: raise ValueError("path is needed: a folder of class folders, the folder of the downsampled ImageNet archive, an .npz, or a cache made of one of them by cfg_prepare")
+    folder = prepare(path, cache, 64 if size is None else size)
+    if size not in (None, s := open_cache(folder)[2]['size']): raise ValueError(f"{folder} holds images of {s} pixels, not {size}")
+    return cache_dls(folder, bs, flip, seed, device)
+
 def imagenet64_dls(
     path=None,       # the data: see `prepare`
     bs:int=128,      # images in a batch
@@ -643,14 +658,11 @@ def imagenet64_dls(
     cache=None,      # folder of the cache; None is one in `cache_dir()`
 )->DataLoaders:      # 3×64×64; 1,000 classes in the order of their WordNet ids, or those of `path`
     "ImageNet 64, prepared on first use. Raises ValueError without `path`, and as `prepare` does."
-    if path is None: raise ValueError("path is needed: the folder of the downsampled ImageNet archive, a folder of class folders, an .npz, or a cache made of one of them by cfg_prepare")
-    folder = prepare(path, cache)
-    if (s := open_cache(folder)[2]['size']) != 64: raise ValueError(f"{folder} holds images of {s} pixels, not 64")
-    return cache_dls(folder, bs, flip, seed, device)
+    return images_dls(path, 64, bs, flip, seed, device, cache)
 
-# %% ../nbs/07_data.ipynb #81bbcedf
+# %% ../nbs/07_data.ipynb #ab0771cb
 rungs = dict({k: partial(toy_dls, k) for k in toys}, digits=digits_dls, mnist=mnist_dls, fashion=fashion_dls, cifar10=cifar10_dls,
-             **{f'glyphs{s}': partial(glyphs_dls, s) for s in (16, 32, 64)}, imagenet64=imagenet64_dls)
+             **{f'glyphs{s}': partial(glyphs_dls, s) for s in (16, 32, 64)}, imagenet64=imagenet64_dls, images=images_dls)
 
 def dls_for(
     name:str, # one of `rungs`
