@@ -311,7 +311,7 @@ def _save_fig(ax, path):
     with replacing(path) as f: ax.figure.savefig(f, format='png', dpi=150, bbox_inches='tight')
     plt.close(ax.figure)
 
-# %% ../nbs/12_cli.ipynb #072fed7a
+# %% ../nbs/12_cli.ipynb #4d7ac1d8
 columns = dict(w='{:g}', fid='{:.3f}', isc='{:.3f}', precision='{:.3f}', recall='{:.3f}', agreement='{:.3f}', n='{:g}', paper_fid='{:.2f}', paper_isc='{:.2f}')
 
 def _head(row): return ''.join(f'{k:>11}' for k in columns if k in row)
@@ -338,8 +338,7 @@ def _jury(data, shape, n, path=None, judge=None, weights=None, against=None):
     if against is not None and not Path(against).exists(): raise FileNotFoundError(f"reference must be an .npz of statistics, {str(against)!r} is not there")
     real = None if against and shape else _real(data, path)
     name, shape = judge or _judge_for(data), tuple(shape or real[0].shape[1:])
-    sees = dict(digits=(1,8,8), **{f'glyphs{s}': (3,s,s) for s in (16,32,64)}).get(name, (3, *shape[1:]))
-    if shape != sees: raise ValueError(f"judge {name!r} cannot look at images of shape {shape}: give another judge")
+    if shape != getattr(FEATURE_EXTRACTORS_REGISTRY[name], 'shape', shape): raise ValueError(f"judge {name!r} cannot look at images of shape {shape}: give another judge")
     def look():
         judge = get_judge(name, weights)
         if against: return judge, reference(against, judge, progress=True), None

@@ -148,7 +148,7 @@ def cached(
     except OSError as e: warn(f'{name} could not be kept: {e}')
     return ts
 
-# %% ../nbs/11_metrics.ipynb #b37de366
+# %% ../nbs/11_metrics.ipynb #3ca8d7e8
 def register_judge(
     name:str, # by which `evaluate` knows it
     cls,      # a subclass of torch-fidelity's `FeatureExtractorBase`
@@ -166,13 +166,20 @@ class OwnJudge(FeatureExtractorBase):
     def get_default_feature_layer_for_metric(metric): return 'logits' if metric == 'isc' else 'features'
     @staticmethod
     def can_be_compiled(): return False
-    def look(self, u):
-        "uint8 to the floats in [−1, 1] that `cnn` sees"
+    def look(self,
+        u, # (b, c, h, w) uint8
+    ):     # (b, c, h, w) float in [−1, 1]
+        "What `cnn` sees of the images."
         return to_unit(u)
-    def doubt(self, x):
-        "The logits for the Inception score"
+    def doubt(self,
+        x, # (b, c, h, w) float in [−1, 1]
+    ):     # (b, n) logits
+        "The logits for the Inception score."
         return self.soft(x)
-    def forward(self, u):
+    def forward(self,
+        u, # (b, c, h, w) uint8, of `shape`
+    ):     # the layers that were asked for, each (b, …)
+        "Features, logits and verdict. Raises ValueError for images of another shape or dtype."
         if u.dtype != torch.uint8 or u.shape[1:] != self.shape: raise ValueError(f"judge {self.name!r} looks at uint8 (n, {', '.join(map(str, self.shape))}), got {u.dtype} {tuple(u.shape)}")
         x = self.look(u)
         f = self.cnn[:-1](x)
@@ -193,13 +200,21 @@ class DigitsJudge(OwnJudge):
         ws = cached(f'digits-judge-{fingerprint(x, y, recipe, judge_cnn())}', lambda: fit_judge(x, y, **recipe).state_dict())
         self.cnn, self.soft = judge_cnn(), nn.Linear(64, 10)
         self.load_state_dict(ws)
-    def look(self, u): return (u.float()/255*16).round()/8 - 1
-    def doubt(self, x): return self.soft(x.flatten(1))
+    def look(self,
+        u, # (b, 1, 8, 8) uint8
+    ):     # (b, 1, 8, 8) float, one of the data's 17 levels
+        "The nearest of the data's own grey levels."
+        return (u.float()/255*16).round()/8 - 1
+    def doubt(self,
+        x, # (b, 1, 8, 8) float in [−1, 1]
+    ):     # (b, 10) logits
+        "The logistic regression's logits."
+        return self.soft(x.flatten(1))
 
 register_judge('digits', DigitsJudge)
 register_judge('inception', FeatureExtractorInceptionV3);
 
-# %% ../nbs/11_metrics.ipynb #1d1b36c2
+# %% ../nbs/11_metrics.ipynb #85f35f7d
 class Judge:
     "A registered judge that looks at images. Raises ValueError for an unknown `name` or a damaged file of weights, OSError where they are missing."
     def __init__(self,
@@ -237,7 +252,9 @@ class Judge:
     ): # yields, for each batch, what the network returns: a dict of tensors on the CPU by the layer's name
         "What the network sees in `x`, `bs` images at a time."
         for u in tqdm(x.split(self.bs), desc=self.name, unit='batch', leave=False, disable=None if progress else True):
-            yield {l: v.cpu() for l,v in self.net.convert_features_tuple_to_dict(self.net(to_uint8(u).to(self.device))).items()}
+            u = to_uint8(u).to(self.device)
+            if isinstance(self.net, FeatureExtractorInceptionV3) and u.shape[1] == 1: u = u.expand(-1, 3, -1, -1)    # grey is three equal colours
+            yield {l: v.cpu() for l,v in self.net.convert_features_tuple_to_dict(self.net(u)).items()}
 
     def __call__(self,
         x:Tensor,            # (n, c, h, w) float in [−1, 1], or uint8
