@@ -18,6 +18,10 @@ for i, c in enumerate(nb.cells):
             name = f"index_files/{flags.get('label', f'cell-{i}')}.png"
             files[name] = base64.b64decode(png)
             parts.append(f"![{flags.get('fig-alt', '').strip(chr(34))}]({name})\n\n*{flags.get('fig-cap', '').strip(chr(34))}*")
+        if shown := re.search(r'<img alt="([^"]*)"[^>]*display:block" src="data:image/png;base64,([^"]*)"', o.get('data', {}).get('text/html', '')):
+            name = f'index_files/film-{i}.png'                                       # of a film the frame that is shown first
+            files[name] = base64.b64decode(shown[2])
+            parts.append(f'![{shown[1]}]({name})')
 files['README.md'] = ('<!-- made by .ci/readme.py from nbs/index.ipynb -->\n\n' + '\n\n'.join(parts) + '\n').encode()
 
 if '--check' in sys.argv:
