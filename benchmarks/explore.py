@@ -15,16 +15,16 @@ after = '''
 import io as _io, json as _json, time as _time, matplotlib.pyplot as _plt
 def _first(o): return o if isinstance(o, bool) else o[0] if isinstance(o, list) or len(o) == 3 else o[3]
 def _ends(o): return [True, False] if isinstance(o, bool) else [o[0], o[-1]] if isinstance(o, list) else [o[0], o[1]]
-def _ms(draw, n, **values):
+def _ms(draw, n, values):
     best = 1e9
     for _ in range(n):
         _plt.close('all'); t = _time.perf_counter(); draw(**values); _plt.gcf().savefig(_io.BytesIO()); best = min(best, _time.perf_counter()-t)
     _plt.close('all'); return 1000*best
 for _draw, _sliders in _seen:
     _start = {k: _first(o) for k, o in _sliders.items()}
-    _ms(_draw, 1, **_start)
-    _worst = max((_ms(_draw, 2, **{**_start, k: v}), f'{k} = {v}') for k, o in _sliders.items() for v in _ends(o))
-    print('REDRAW', _json.dumps([_ms(_draw, 5, **_start), *_worst]))
+    _ms(_draw, 1, _start)
+    _worst = max((_ms(_draw, 2, {**_start, k: v}), f'{k} = {v}') for k, o in _sliders.items() for v in _ends(o))
+    print('REDRAW', _json.dumps([_ms(_draw, 5, _start), *_worst]))
 '''
 
 @call_parse
