@@ -41,6 +41,7 @@ for name, cells in pages.items():
                 if not re.search(r'\balt="[^"]+"', tag): found.append(f'{name} cell {i}: an <img> without alt')
     if 'colab.research.google.com' not in ''.join(parts): found.append(f'{name}: no Colab badge')       # nbdev keeps nothing of the title's cell but title and description
     prose[name] = re.sub(r'^(`{3,}|~{3,}).*?^\1', '', '\n\n'.join(parts), flags=re.M | re.S)
+    prose[name] = re.sub(r'^(:::[^\n]*callout[^\n]*\n+)#+ [^\n]*', r'\1', prose[name], flags=re.M)       # the title of a box is no anchor
     anchors[name] = {*labels, *re.findall(r'\{[^}]*#([\w:-]+)', prose[name]), *(slug(h) for h in re.findall(r'^#+ +(.*)$', prose[name], re.M))}
 
 for name, t in prose.items():

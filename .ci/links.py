@@ -16,7 +16,7 @@ class Page(HTMLParser):
         self.feed(f.read_text(encoding='utf-8'))
     def handle_starttag(self, tag, attrs):
         a = dict(attrs)
-        if i := a.get('id'): (self.twice if i in self.ids else self.ids).add(i)
+        if (i := a.get('id')) and tag not in ('link', 'style', 'meta', 'script'): (self.twice if i in self.ids else self.ids).add(i)
         if tag == 'a' and a.get('name'): self.ids.add(a['name'])
         if tag in ('a', 'link') and a.get('href') is not None and a.get('rel') not in ('preconnect', 'dns-prefetch'): self.links.append(a['href'])
         if tag in ('img', 'script', 'source', 'iframe') and a.get('src') is not None: self.links.append(a['src'])
