@@ -9,6 +9,7 @@ __all__ = ['conventions', 'ClassifierGuided', 'implicit_score', 'cfg', 'CFG', 'I
 import math
 import torch
 from torch import nn, Tensor
+from .denoiser import both
 from .schedule import amps
 
 # %% ../nbs/05_guidance.ipynb #ee13c2f9
@@ -67,7 +68,7 @@ def cfg(
 class CFG(nn.Module):
     "Classifier-free guided model, ε̃ = (1+w)ε(z, c) − wε(z) (Ho & Salimans, Eq. 6). Raises ValueError for w < −1 or not finite."
     def __init__(self,
-        model,    # the contract; with an attribute `null` both passes are one batch
+        model,    # the contract; see `both` for how its two answers are found
         w:float,  # guidance weight ≥ −1: −1 unconditional, 0 off; others' "scale" is 1+w
     ):
         super().__init__()
@@ -82,9 +83,7 @@ class CFG(nn.Module):
     )->Tensor:       # (b, …) guided ε
         if self.w == 0: return self.model(z, lam, y)
         if self.w == -1 or y is None: return self.model(z, lam, None)
-        if self.null is None: return cfg(self.model(z, lam, y), self.model(z, lam, None), self.w)
-        both = self.model(torch.cat([z, z]), torch.cat([lam, lam]), torch.cat([y, torch.full_like(y, self.null)]))
-        return cfg(*both.chunk(2), self.w)
+        return cfg(*both(self.model, z, lam, y), self.w)
 
     def extra_repr(self): return f"w={self.w:g}"
 

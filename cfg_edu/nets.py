@@ -12,7 +12,7 @@ __all__ = ['clock', 'sinusoid', 'embed_class', 'check_inputs', 'MLP', 'GroupNorm
 import torch
 from contextlib import nullcontext
 from math import cos, log, pi, sin
-from fastcore.basics import store_attr
+from fastcore.basics import patch, store_attr
 from huggingface_hub import PyTorchModelHubMixin
 from pathlib import Path
 from torch import nn, Tensor
@@ -125,6 +125,7 @@ class GroupNorm32(nn.GroupNorm):
 
 # %% ../nbs/08_nets.ipynb #f880baa0
 def _conv(i, o, k=3): return nn.Conv2d(i, o, k, padding=k//2)
+def _twice(x): return x.repeat(2, *[1]*(x.ndim-1))
 
 # %% ../nbs/08_nets.ipynb #8c76d323
 class ResBlock(nn.Module):
@@ -147,14 +148,14 @@ class ResBlock(nn.Module):
 
     def forward(self,
         x:Tensor,    # (b, ch, h, w)
-        emb:Tensor,  # (b, emb_ch) embedding of λ and class
-    )->Tensor:       # (b, out_ch, h', w')
+        emb:Tensor,  # (b, emb_ch) embedding of λ and class; (1, emb_ch) where all have the same; (2b, emb_ch) where each image has two
+    )->Tensor:       # (b, out_ch, h', w'), or (2b, …)
         "The input, resized, plus a correction that depends on λ and class."
         norm, act, conv = self.in_layers
-        h = conv(self.h_upd(act(norm(x))))
+        h, x = self.out_layers[0](conv(self.h_upd(act(norm(x))))), self.skip_connection(self.x_upd(x))
+        if len(emb) == 2*len(x): h, x = _twice(h), _twice(x)
         scale, shift = self.emb_layers(emb)[...,None,None].chunk(2, 1)
-        h = torch.addcmul(shift, 1 + scale, self.out_layers[0](h))
-        return self.skip_connection(self.x_upd(x)) + self.out_layers[1:](h)
+        return x + self.out_layers[1:](torch.addcmul(shift, 1 + scale, h))
 
 # %% ../nbs/08_nets.ipynb #7dc93229
 class _OnRows(nn.Conv1d):
@@ -194,7 +195,7 @@ class AttentionBlock(nn.Module):
 class _Stage(nn.Sequential):
     "Blocks in a row; residual blocks also get the embedding, and what was stored is glued on first"
     def forward(self, x, emb, *stored):
-        if stored: x = torch.cat([x, *stored], 1)
+        if stored: x = torch.cat([x, *(s if len(s) == len(x) else _twice(s) for s in stored)], 1)
         for m in self: x = m(x, emb) if isinstance(m, ResBlock) else m(x)
         return x
 
@@ -263,11 +264,10 @@ class Encoder(nn.Module):
 
     def embed(self,
         lam:Tensor,  # (b,) log-SNR, nats
-        y=None,      # (b,) int64 classes, n for null; None: all null
-    )->Tensor:       # (b, 4·model_channels)
-        "λ and class as one vector, in the precision of the weights."
-        with _no_autocast(lam.device): emb = self.time_embed(sinusoid(self.time(lam), self.model_channels).to(self.time_embed[0].weight.dtype))
-        return emb if y is None else emb + embed_class(self.label_emb, y)
+    )->Tensor:       # (b, 4·model_channels); (1, 4·model_channels) where `lam` is one number, expanded
+        "λ as a vector, in the precision of the weights."
+        if lam.stride(0) == 0: lam = lam[:1]                # sampling: one level for all, so one embedding for all
+        with _no_autocast(lam.device): return self.time_embed(sinusoid(self.time(lam), self.model_channels).to(self.time_embed[0].weight.dtype))
 
     def _run(self, stage, *args):
         again = self.recompute and self.training and torch.is_grad_enabled()
@@ -279,12 +279,12 @@ class Encoder(nn.Module):
 
     def encode(self,
         z:Tensor,    # (b, c, h, w)
-        emb:Tensor,  # (b, 4·model_channels)
+        embs:list,   # for each stage, the bottom included, its embedding; see `ResBlock`
     )->tuple:        # the bottom (b, ch, h', w'), and a list with the output of each stage
         "Down to the smallest size."
         hs = []
-        for stage in self.input_blocks: hs.append(z := self._run(stage, z, emb))
-        return self._run(self.middle_block, z, emb), hs
+        for stage, emb in zip(self.input_blocks, embs): hs.append(z := self._run(stage, z, emb))
+        return self._run(self.middle_block, z, embs[len(hs)]), hs
 
 # %% ../nbs/08_nets.ipynb #462e73d8
 class UNet(Encoder, PyTorchModelHubMixin, library_name='cfg_edu'):
@@ -302,25 +302,40 @@ class UNet(Encoder, PyTorchModelHubMixin, library_name='cfg_edu'):
         head_channels:int=64,   # channels of an attention head
         qkv_order:str='new',    # see `AttentionBlock`
         clock:str='arctan',     # see `Encoder`
+        up_blocks:int=None,     # stages at each size on the way back, 1 … num_res_blocks+1; None: the latter
+        late:int=0,             # stages that are not told the class, counted from the first one down to the last one up
     ):
         super().__init__(image_size, in_channels, model_channels, num_res_blocks, attn_sizes, channel_mult, n_classes, dropout, head_channels, qkv_order, clock)
-        self.out_channels = out_channels or in_channels
-        self.output_blocks, stored, ch = nn.ModuleList(), list(self.stored), self.chs[-1]
+        up_blocks, last = num_res_blocks+1 if up_blocks is None else up_blocks, len(self.stored)-1
+        if not 1 <= up_blocks <= num_res_blocks+1: raise ValueError(f"up_blocks must lie in 1 … {num_res_blocks+1}, got {up_blocks}")
+        self.out_channels, self.late, self.skips = out_channels or in_channels, late, []     # `skips`: which output of the encoder each stage takes
+        self.output_blocks, ch = nn.ModuleList(), self.chs[-1]
         for size, out in zip(self.sizes[::-1], self.chs[::-1]):
-            for _ in range(num_res_blocks+1):
-                self.output_blocks.append(self._stage(ch + stored.pop(), out, size))
+            for i in range(last, last-up_blocks, -1):
+                self.output_blocks.append(self._stage(ch + self.stored[i], out, size))
+                self.skips.append(i)
                 ch = out
+            last -= num_res_blocks+1
             if size < image_size: self.output_blocks[-1].append(self._res(ch, up=True))
+        self.n_stages = len(self.input_blocks) + 1 + len(self.output_blocks)
+        if not 0 <= late < self.n_stages: raise ValueError(f"late must lie in 0 … {self.n_stages-1}, the stages but for one, got {late}")
         self.out = nn.Sequential(GroupNorm32(ch), nn.SiLU(), _zeroed(_conv(ch, self.out_channels)))
 
     def decode(self,
         h:Tensor,    # (b, ch, h', w') the bottom
         hs:list,     # the output of each stage of the encoder
-        emb:Tensor,  # (b, 4·model_channels)
-    )->Tensor:       # (b, out_channels, h, w)
+        embs:list,   # for each stage of the way back its embedding; see `ResBlock`
+    )->Tensor:       # (b, out_channels, h, w), or (2b, …)
         "Up to the size of z."
-        for stage, skip in zip(self.output_blocks, hs[::-1]): h = self._run(stage, h, emb, skip)
+        for stage, emb, i in zip(self.output_blocks, embs, self.skips): h = self._run(stage, h, emb, hs[i])
         return self._finish(h)
+
+    def _through(self, z, emb, y):
+        "The output, where `emb` is λ's embedding and `y` the classes of z, or of z twice"
+        told, n = emb, len(self.input_blocks) + 1
+        if y is not None: told = (emb if len(emb) in (1, len(y)) else _twice(emb)) + embed_class(self.label_emb, y)
+        embs = [emb]*self.late + [told]*(self.n_stages-self.late)
+        return self.decode(*self.encode(z.to(emb.dtype), embs[:n]), embs[n:]).to(z.dtype)
 
     def forward(self,
         z:Tensor,    # (b, in_channels, image_size, image_size) noisy images
@@ -329,8 +344,18 @@ class UNet(Encoder, PyTorchModelHubMixin, library_name='cfg_edu'):
     )->Tensor:       # (b, out_channels, image_size, image_size), in the dtype of `z`
         "The output, zero before training. Raises ValueError where the shapes or labels do not fit."
         check_inputs(self, z, lam, y)
-        emb = self.embed(lam, y)
-        return self.decode(*self.encode(z.to(emb.dtype), emb), emb).to(z.dtype)
+        return self._through(z, self.embed(lam), y)
+
+# %% ../nbs/08_nets.ipynb #a520eda2
+@patch
+def both(self:UNet,
+    z:Tensor,    # (b, in_channels, image_size, image_size) noisy images
+    lam:Tensor,  # (b,) log-SNR, nats
+    y:Tensor,    # (b,) int64 classes 0…n, n for null
+)->tuple:        # the outputs with the class and without, each of the shape and dtype of `z`
+    "What `forward` says with `y` and with null; what comes before the class is computed once. Raises ValueError as `forward` does."
+    check_inputs(self, z, lam, y)
+    return self._through(z, self.embed(lam), torch.cat([y, torch.full_like(y, self.null)])).chunk(2)
 
 # %% ../nbs/08_nets.ipynb #672975fd
 class AttentionPool(nn.Module):
@@ -385,7 +410,7 @@ class EncoderUNet(Encoder, PyTorchModelHubMixin, library_name='cfg_edu'):
         "A logit for each class. Raises ValueError where the shapes do not fit."
         check_inputs(self, z, lam)
         emb = self.embed(lam)
-        return self._finish(self.encode(z.to(emb.dtype), emb)[0]).float()
+        return self._finish(self.encode(z.to(emb.dtype), [emb]*(len(self.input_blocks)+1))[0]).float()
 
 # %% ../nbs/08_nets.ipynb #c7c04f14
 def unet_digits(
