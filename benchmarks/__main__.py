@@ -1,8 +1,9 @@
 import sys
 from .explore import explore
+from .late import late
 from .step import step
 
-benchmarks = dict(step=step, explore=explore)
+benchmarks = dict(step=step, late=late, explore=explore)
 name = sys.argv[1] if len(sys.argv) > 1 else ''
 if name in benchmarks:
     sys.argv[:2] = [f'{sys.argv[0]} {name}']                # what follows are the benchmark's own arguments

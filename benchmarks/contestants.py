@@ -1,6 +1,5 @@
 """The same network from four libraries, at two sizes: how it is built, and how it is called with (z, λ, t, y)."""
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -66,11 +65,6 @@ def parse(
     if name not in libraries: raise ValueError(f"there is {', '.join(libraries)}, not {name!r}")
     if bad := set(opts) - set(libraries[name].options): raise ValueError(f"{name} has the options {', '.join(libraries[name].options)}, not {', '.join(sorted(bad))}")
     return libraries[name], tuple(opts)
-
-def release(lib):
-    "The library's name and version"
-    try: return f'{lib.package} {version(lib.package)}'
-    except PackageNotFoundError: return lib.package         # run from source
 
 def inputs(
     size:str,    # 'adm64' or 'digits'

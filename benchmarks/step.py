@@ -4,21 +4,19 @@ Milliseconds of a training step, ours and others':
     python -m benchmarks step --net adm64 --device cuda --batch 64 --precision bf16
     python -m benchmarks step --net digits --batch 64 --steps 100 --precision fp32
 """
-import csv, gc, platform, time
+import gc, time
 from contextlib import nullcontext
-from datetime import date
-from pathlib import Path
 from statistics import median
 import torch
 from fastcore.script import call_parse
 from torch.nn import functional as F
-from .contestants import count, difference, inputs, parse, release, sizes, stir
+from .contestants import count, difference, inputs, parse, sizes, stir
+from .record import machine, record
 
 defaults = dict(  # the most important first: time may run out
     adm64='ours,guided+fp16,diffusers,ours+last,ddpm,ours+compile,diffusers+compile,guided,ours+recompute,guided+fp16+recompute,ours+last+compile,diffusers+last',
     digits='ours,diffusers,ddpm,ours+last,ours+compile,diffusers+compile')
 peaks = {'H100 PCIe':756, 'H100':989, 'H200':989, 'A100':312}   # TFLOP/s in bf16, dense: data sheets
-columns = 'date,machine,threads,torch,library,benchmark,net,batch,precision,variant,seconds_per_step,seconds_min,seconds_max,images_per_s,peak_gb,params,seed'.split(',')
 
 class Contestant:
     "A variant's network, optimiser and batch: what it needs for a step."
@@ -74,12 +72,6 @@ class Clock:
     def seconds(self):
         if self.cuda: torch.cuda.synchronize()
         return [a.elapsed_time(b)/1000 if self.cuda else b-a for a, b in self.pairs]
-
-def machine(device):
-    "The graphics card's or the processor's name"
-    if device == 'cuda': return torch.cuda.get_device_name()
-    names = [l.split(':')[1].strip() for l in Path('/proc/cpuinfo').read_text().splitlines() if l.startswith('model name')] if Path('/proc/cpuinfo').exists() else []
-    return names[0] if names else platform.processor()
 
 def clean(cuda):
     "Frees what the last variant leaves"
@@ -156,11 +148,7 @@ def step(
         rate = 3*flops*batch/t/1e12                         # backward costs two forwards; what is computed again does not count
         memory, ratio, share = [f'{o:{f}}' if o else '–' for o, f in ((c.gb, '.2f'), (base and t/base[0], '.2f'), (cuda and peak and rate/peak, '.1%'))]
         print(f"{c.variant:22} {c.precision:5}{t*1e3:9.2f} {min(s)*1e3:9.2f} {max(s)*1e3:9.2f} {batch/t:9.1f} {ratio:>7} {memory:>8} {params/1e6:9.3f} {flops/1e9:10.3g} {rate:8.2f} {share:>7}", flush=True)
-        if not out: return
-        row = [date.today(), machine(device), torch.get_num_threads(), torch.__version__, release(c.lib), 'step', net, batch, c.precision, c.variant,
-               *(f'{o:.6g}' for o in (t, min(s), max(s), batch/t)), f'{c.gb:.3f}' if cuda else '', params, seed]
-        new = not Path(out).exists()
-        with open(out, 'a', newline='', encoding='utf-8') as f: csv.writer(f, lineterminator='\n').writerows([columns, row] if new else [row])
+        record(out, 'step', f'net={net} batch={batch} precision={c.precision}', c.variant, dict(seconds_per_step=(t, min(s), max(s)), images_per_s=batch/t, peak_gb=c.gb, params=params), seed, c.lib.package, device)
 
     for group in [names] if net == 'digits' else [[v] for v in names]:  # small networks take turns, large ones need the memory for themselves
         cs = [c for v in group if (c := prepare(v))]

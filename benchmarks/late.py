@@ -1,0 +1,78 @@
+"""
+What the place costs and brings where a network is told the class, and guidance in a part of the steps:
+
+    python -m benchmarks late --seeds 0,1,2
+"""
+from pathlib import Path
+from tempfile import TemporaryDirectory
+import torch
+from fastai.callback.training import GradientClip
+from fastcore.script import call_parse
+from torch.utils.flop_counter import FlopCounterMode
+from cfg_edu.cli import recipes
+from cfg_edu.data import digits_dls
+from cfg_edu.denoiser import both
+from cfg_edu.guidance import CFG, Interval
+from cfg_edu.metrics import reference, tradeoff
+from cfg_edu.nets import unet_digits
+from cfg_edu.sampling import sampler
+from cfg_edu.training import diffusion_learner
+from .record import machine, record
+
+shapes = {'plain': {}, 'up 1': dict(up_blocks=1), 'down 2, up 1': dict(num_res_blocks=2, up_blocks=1), 'down 3, up 1': dict(num_res_blocks=3, up_blocks=1)}
+places = {'plain': (0, 4, 5, 6, 7, 8), 'up 1': (0, 4, 5), 'down 2, up 1': (7,), 'down 3, up 1': (8, 9)}
+intervals = (-3., 3.), (-6., 0.), (0., 6.), (-1.5, 4.5)     # half of the steps in [−6, 6] each
+
+def work(f, *args):
+    "Floating-point operations of a call"
+    with FlopCounterMode(display=False) as count: f(*args)
+    return count.get_total_flops()
+
+def cost(net):
+    "Operations for an image without guidance and with it"
+    z, lam, y = torch.randn(1, *net.shape), torch.zeros(1), torch.zeros(1, dtype=torch.long)
+    with torch.no_grad(): return work(net, z, lam, y), work(both, net, z, lam, y)
+
+def train(steps, seed, **kwargs):
+    "The digits' network with `kwargs`, trained as `cfg_train` does: its averaged weights"
+    torch.manual_seed(seed)
+    dls, r = digits_dls(seed=seed), recipes['unet_digits']
+    dls.train.n = 100*r['bs']                               # an epoch of 100 steps
+    learn = diffusion_learner(dls, unet_digits(**kwargs), decay=r['decay'], lr=r['lr'], cbs=GradientClip(1.))
+    learn.logger = lambda row: None
+    with TemporaryDirectory() as d, learn.no_bar(): learn.fit_resumable(-(-steps//100), Path(d)/'last.ckpt')
+    return learn.ema.avg.eval()
+
+@call_parse
+def late(
+    seeds:str='0',      # of the trainings, separated by commas
+    steps:int=300,      # of each training, rounded up to hundreds
+    ws:str='0,.1,.2,.3,.5,.7,1,1.5,2,3', # guidance weights
+    n:int=2000,         # samples for each weight
+    only:str='',        # shapes, separated by semicolons; none: all
+    out:str='benchmarks/results.csv', # rows are added to this file; '': to none
+):
+    "Cost, FID and Inception score of guidance where the class comes late, and where only some steps are guided; digits."
+    dls, how, ws = digits_dls(), sampler('dpmpp_2m_sde', 16), [float(w) for w in ws.split(',')]
+    ref, y, one = reference(torch.cat([dl.dataset.tensors[0] for dl in dls]), 'digits'), torch.arange(n)%10, cost(unet_digits())[0]
+    print(f'{machine()}, {torch.get_num_threads()} threads; {steps} steps of training, {n} samples, 16 calls; cost: operations, unguided plain network = 1')
+
+    def sweep(name, model, guide, price, seed):
+        rows = list(tradeoff(model, ws, ref, y, 'digits', guide, clip=(-1, 1), **how))
+        for r in rows: record(out, 'late', f"data=digits steps={steps} w={r['w']:g}", name, dict(fid=r['fid'], isc=r['isc']), seed)
+        record(out, 'late', 'data=digits', name, dict(cost=price), seed)
+        best = min(rows, key=lambda r: r['fid'])
+        print(f"seed {seed} {name:28} cost {price:.2f}  FID at w = 0 {rows[0]['fid']:5.2f}, best {best['fid']:5.2f} at w = {best['w']:g}; (IS, FID): "
+              + ' '.join(f"({r['isc']:.2f}, {r['fid']:.2f})" for r in rows), flush=True)
+
+    for seed in map(int, seeds.split(',')):
+        for shape, kw in shapes.items():
+            if only and shape not in only.split(';'): continue
+            for k in places[shape]:
+                model = train(steps, seed, late=k, **kw)
+                alone, guided = (o/one for o in cost(model.net))
+                sweep(f'{shape}, from stage {k}', model, CFG, guided, seed)
+                if shape != 'plain' or k: continue
+                for lo, hi in intervals:
+                    share = ((how['lams'] >= lo) & (how['lams'] <= hi)).double().mean().item()
+                    sweep(f'plain, λ in [{lo:g}, {hi:g}]', model, lambda m, w: Interval(CFG(m, w), lo, hi), alone + share*(guided-alone), seed)
