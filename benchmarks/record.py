@@ -23,7 +23,7 @@ def record(
     benchmark:str,      # which benchmark
     case:str,           # its setting: 'net=digits batch=64'
     name:str,           # who was measured
-    numbers:dict,       # metric: value, or metric: (value, low, high); a metric ends in its unit
+    numbers:dict,       # metric: value, or metric: (value, low, high); what has a unit names it, as seconds_per_step
     seed:int,           # of all that was random
     library='cfg_edu',  # package that `name` comes from
     device='cpu',       # 'cpu' or 'cuda'

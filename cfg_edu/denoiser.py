@@ -68,8 +68,9 @@ def both(
     lam:Tensor,  # (b,) log-SNR, nats
     y:Tensor,    # (b,) int64 classes 0 … n
 )->tuple:        # the outputs with the class and without, each (b, …)
-    "What `model` says with and without the class: in one batch where it names its `null`, else in two calls."
-    if hasattr(model, 'both'): return model.both(z, lam, y)
+    "What `model` says with and without the class: in one batch where it names its `null`, else in two calls. A compiled model is called, for only calls are compiled."
+    compiled = hasattr(model, '_orig_mod') or getattr(model, '_compiled_call_impl', None) is not None    # by `torch.compile(model)`, or by `model.compile()`
+    if hasattr(model, 'both') and not compiled: return model.both(z, lam, y)
     null = getattr(model, 'null', None)
     if null is None: return model(z, lam, y), model(z, lam, None)
     twice = lam[:1].expand(2*len(lam)) if lam.stride(0) == 0 else torch.cat([lam, lam])   # one level stays one level
@@ -94,8 +95,7 @@ class Denoiser(nn.Module):
         y=None,      # (b,) int64 classes 0 … n, n for null; None: all null
     )->Tensor:       # (b, …) ε, at least float32
         "ε of the contract, converted at the precision of `lam` or of the network's output, whichever is higher."
-        out = self.net(z, lam, y)
-        return self.to_eps[self.predicts](z, out.to(torch.promote_types(out.dtype, lam.dtype)), lam)
+        return self._eps(z, self.net(z, lam, y), lam)
 
     def both(self,
         z:Tensor,    # (b, …) noisy data
@@ -103,6 +103,7 @@ class Denoiser(nn.Module):
         y:Tensor,    # (b,) int64 classes 0 … n
     )->tuple:        # ε(z, c) and ε(z), each (b, …), at least float32
         "ε with and without the class: what `both` finds for the network, converted."
-        return tuple(self.to_eps[self.predicts](z, out.to(torch.promote_types(out.dtype, lam.dtype)), lam) for out in both(self.net, z, lam, y))
+        return tuple(self._eps(z, out, lam) for out in both(self.net, z, lam, y))
 
+    def _eps(self, z, out, lam): return self.to_eps[self.predicts](z, out.to(torch.promote_types(out.dtype, lam.dtype)), lam)
     def extra_repr(self): return f"predicts={self.predicts!r}"

@@ -308,7 +308,7 @@ class UNet(Encoder, PyTorchModelHubMixin, library_name='cfg_edu'):
         super().__init__(image_size, in_channels, model_channels, num_res_blocks, attn_sizes, channel_mult, n_classes, dropout, head_channels, qkv_order, clock)
         up_blocks, last = num_res_blocks+1 if up_blocks is None else up_blocks, len(self.stored)-1
         if not 1 <= up_blocks <= num_res_blocks+1: raise ValueError(f"up_blocks must lie in 1 … {num_res_blocks+1}, got {up_blocks}")
-        self.out_channels, self.late, self.skips = out_channels or in_channels, late, []     # `skips`: which output of the encoder each stage takes
+        self.out_channels, self.skips = out_channels or in_channels, []      # `skips`: which output of the encoder each stage on the way back takes
         self.output_blocks, ch = nn.ModuleList(), self.chs[-1]
         for size, out in zip(self.sizes[::-1], self.chs[::-1]):
             for i in range(last, last-up_blocks, -1):
@@ -317,8 +317,9 @@ class UNet(Encoder, PyTorchModelHubMixin, library_name='cfg_edu'):
                 ch = out
             last -= num_res_blocks+1
             if size < image_size: self.output_blocks[-1].append(self._res(ch, up=True))
-        self.n_stages = len(self.input_blocks) + 1 + len(self.output_blocks)
-        if not 0 <= late < self.n_stages: raise ValueError(f"late must lie in 0 … {self.n_stages-1}, the stages but for one, got {late}")
+        n = len(self.input_blocks) + 1 + len(self.output_blocks)
+        if not 0 <= late < n: raise ValueError(f"late must lie in 0 … {n-1}, the stages but for one, got {late}")
+        self.told = [i >= late for i in range(n)]           # which stages are told the class
         self.out = nn.Sequential(GroupNorm32(ch), nn.SiLU(), _zeroed(_conv(ch, self.out_channels)))
 
     def decode(self,
@@ -332,9 +333,9 @@ class UNet(Encoder, PyTorchModelHubMixin, library_name='cfg_edu'):
 
     def _through(self, z, emb, y):
         "The output, where `emb` is λ's embedding and `y` the classes of z, or of z twice"
-        told, n = emb, len(self.input_blocks) + 1
-        if y is not None: told = (emb if len(emb) in (1, len(y)) else _twice(emb)) + embed_class(self.label_emb, y)
-        embs = [emb]*self.late + [told]*(self.n_stages-self.late)
+        full, n = emb, len(self.input_blocks) + 1
+        if y is not None: full = (emb if len(emb) in (1, len(y)) else _twice(emb)) + embed_class(self.label_emb, y)
+        embs = [full if told else emb for told in self.told]
         return self.decode(*self.encode(z.to(emb.dtype), embs[:n]), embs[n:]).to(z.dtype)
 
     def forward(self,
