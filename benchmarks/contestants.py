@@ -10,7 +10,7 @@ sizes = dict(adm64=((3,64,64), 1000), digits=((1,8,8), 10))  # shape of an image
 
 class Ours:
     "The network of this package."
-    package, options = 'cfg_edu', ('last', 'compile', 'recompute')
+    package, options = 'cfg_edu', ('last', 'compile', 'graphs', 'recompute')
     def build(self, size, opts=()):
         net = dict(adm64=adm64, digits=unet_digits)[size]()
         net.recompute = 'recompute' in opts
@@ -33,7 +33,7 @@ class Guided:
 
 class Diffusers:
     "diffusers' `UNet2DModel`, its blocks as near to ADM's as its options allow."
-    package, options = 'diffusers', ('last', 'compile', 'recompute')
+    package, options = 'diffusers', ('last', 'compile', 'graphs', 'recompute')
     def build(self, size, opts=()):
         from diffusers import UNet2DModel
         blocks = lambda way: [f'{way}Block2D'] + [f'Attn{way}Block2D']*3
@@ -47,7 +47,7 @@ class Diffusers:
 
 class DDPM:
     "denoising_diffusion_pytorch's `Unet` for classifier-free guidance: another network, made as large as ours; attention is linear but for the bottom."
-    package, options = 'denoising-diffusion-pytorch', ('last', 'compile')
+    package, options = 'denoising-diffusion-pytorch', ('last', 'compile', 'graphs')
     def build(self, size, opts=()):
         from denoising_diffusion_pytorch.classifier_free_guidance import Unet
         kw = dict(adm64=dict(dim=272, dim_mults=(1,2,3,4), attn_dim_head=64, attn_heads=17), digits=dict(dim=14, dim_mults=(1,2), attn_heads=1))[size]

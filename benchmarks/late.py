@@ -49,7 +49,7 @@ def late(
     steps:int=300,      # of each training, rounded up to hundreds
     ws:str='0,.1,.2,.3,.5,.7,1,1.5,2,3', # guidance weights
     n:int=2000,         # samples for each weight
-    only:str='',        # shapes, separated by semicolons; none: all
+    only:str='',        # networks whose name contains this, such as 'up 1, from stage 4'; none: all
     out:str='benchmarks/results.csv', # rows are added to this file; '': to none
 ):
     "Cost, FID and Inception score of guidance where the class comes late, and where only some steps are guided; digits."
@@ -67,12 +67,12 @@ def late(
 
     for seed in map(int, seeds.split(',')):
         for shape, kw in shapes.items():
-            if only and shape not in only.split(';'): continue
             for k in places[shape]:
+                if only not in (name := f'{shape}, from stage {k}'): continue
                 model = train(steps, seed, late=k, **kw)
                 alone, guided = (o/one for o in cost(model.net))
-                sweep(f'{shape}, from stage {k}', model, CFG, guided, seed)
-                if shape != 'plain' or k: continue
+                sweep(name, model, CFG, guided, seed)
+                if name not in ('plain, from stage 0', 'up 1, from stage 4'): continue
                 for lo, hi in intervals:
                     share = ((how['lams'] >= lo) & (how['lams'] <= hi)).double().mean().item()
-                    sweep(f'plain, λ in [{lo:g}, {hi:g}]', model, lambda m, w: Interval(CFG(m, w), lo, hi), alone + share*(guided-alone), seed)
+                    sweep(f'{name.removesuffix(", from stage 0")}, λ in [{lo:g}, {hi:g}]', model, lambda m, w: Interval(CFG(m, w), lo, hi), alone + share*(guided-alone), seed)

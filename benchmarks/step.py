@@ -4,7 +4,7 @@ Milliseconds of a training step, ours and others':
     python -m benchmarks step --net adm64 --device cuda --batch 64 --precision bf16
     python -m benchmarks step --net digits --batch 64 --steps 100 --precision fp32
 """
-import gc, time
+import gc, os, time
 from contextlib import nullcontext
 from statistics import median
 import torch
@@ -41,6 +41,7 @@ class Contestant:
         *self.args, self.target = inputs(size, batch, device, seed)
         if 'last' in opts: self.args[0], self.target = [o.to(memory_format=torch.channels_last) for o in (self.args[0], self.target)]
         if 'compile' in opts: self.net.compile()
+        if 'graphs' in opts: self.net.compile(mode='reduce-overhead')   # CUDA graphs
         half = dict(bf16=torch.bfloat16, fp16=torch.float16).get(precision)
         self.autocast = (lambda: torch.autocast(device, half)) if half and not self.trainer else nullcontext
         self.scaler = torch.amp.GradScaler(device, enabled=precision == 'fp16' and not self.trainer)
@@ -97,7 +98,7 @@ def step(
     precision:str='bf16',  # of autocast: bf16, fp16 or fp32; guided+fp16 has its own
     steps:int=10,          # timed steps of each variant
     warmup:int=3,          # steps before them
-    variants:str=None,     # library+option+…,…: ours, guided, diffusers, ddpm with last (channels_last), compile, recompute, fp16 (guided's own); none: a choice for the network
+    variants:str=None,     # library+option+…,…: ours, guided, diffusers, ddpm with last (channels_last), compile, graphs (compile with CUDA graphs), recompute, fp16 (guided's own); none: a choice for the network
     budget:float=170.,     # seconds after which no variant is started, nor one that would end later if it took as long as the last of its kind, compiled or not; 0: no limit
     threads:int=0,         # of the processor; 0: as torch chooses
     seed:int=0,            # of weights, batch and dropout
@@ -122,11 +123,13 @@ def step(
         except ImportError as e: print(f"guided-diffusion: {e}"); names = [v for v in names if not v.startswith('guided')]
         clean(cuda)
     print(f"{'variant':22} {'':5}{'ms/step':>9} {'min':>9} {'max':>9} {'images/s':>9} {'÷ ours':>7} {'peak GB':>8} {'M params':>9} {'GFLOP/img':>10} {'TFLOP/s':>8} {'of peak':>7}", flush=True)
+    kept = ' allocator=kept' if 'MALLOC_TRIM_THRESHOLD_' in os.environ else ''         # the C library keeps what is freed
+    case = lambda c: f'net={net} batch={batch} precision={c.precision}{kept}'
     base = []                                               # our time, to which the others are compared
 
     def prepare(v):
         "A variant, warmed up, and the memory it took, GB; None if it fails"
-        kind, t0 = 'compile' in v, time.perf_counter()
+        kind, t0 = 'compile' in v or 'graphs' in v, time.perf_counter()
         if budget and t0-began + took.get(kind, 0) > budget: return print(f"{v:22} not started: --budget {budget:g} is used up", flush=True)
         try:
             if cuda: torch.cuda.reset_peak_memory_stats()
@@ -148,7 +151,7 @@ def step(
         rate = 3*flops*batch/t/1e12                         # backward costs two forwards; what is computed again does not count
         memory, ratio, share = [f'{o:{f}}' if o else '–' for o, f in ((c.gb, '.2f'), (base and t/base[0], '.2f'), (cuda and peak and rate/peak, '.1%'))]
         print(f"{c.variant:22} {c.precision:5}{t*1e3:9.2f} {min(s)*1e3:9.2f} {max(s)*1e3:9.2f} {batch/t:9.1f} {ratio:>7} {memory:>8} {params/1e6:9.3f} {flops/1e9:10.3g} {rate:8.2f} {share:>7}", flush=True)
-        record(out, 'step', f'net={net} batch={batch} precision={c.precision}', c.variant, dict(seconds_per_step=(t, min(s), max(s)), images_per_s=batch/t, peak_gb=c.gb, params=params), seed, c.lib.package, device)
+        record(out, 'step', case(c), c.variant, dict(seconds_per_step=(t, min(s), max(s)), images_per_s=batch/t, peak_gb=c.gb, params=params), seed, c.lib.package, device)
 
     for group in [names] if net == 'digits' else [[v] for v in names]:  # small networks take turns, large ones need the memory for themselves
         cs = [c for v in group if (c := prepare(v))]

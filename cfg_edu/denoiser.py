@@ -68,11 +68,11 @@ def both(
     lam:Tensor,  # (b,) log-SNR, nats
     y:Tensor,    # (b,) int64 classes 0 … n
 )->tuple:        # the outputs with the class and without, each (b, …)
-    "What `model` says with and without the class: in one batch where it names its `null`, else in two calls. A compiled model is called, for only calls are compiled."
+    "What `model` says with and without the class: in one batch where it names its `null` (but a large one on a CPU), else in two calls. A compiled model is called, for only calls are compiled."
     compiled = hasattr(model, '_orig_mod') or getattr(model, '_compiled_call_impl', None) is not None    # by `torch.compile(model)`, or by `model.compile()`
     if hasattr(model, 'both') and not compiled: return model.both(z, lam, y)
     null = getattr(model, 'null', None)
-    if null is None: return model(z, lam, y), model(z, lam, None)
+    if null is None or z.is_cpu and z.numel() > 4096: return model(z, lam, y), model(z, lam, None)      # twice as much would leave the caches
     twice = lam[:1].expand(2*len(lam)) if lam.stride(0) == 0 else torch.cat([lam, lam])   # one level stays one level
     return model(torch.cat([z, z]), twice, torch.cat([y, torch.full_like(y, null)])).chunk(2)
 

@@ -188,7 +188,10 @@ class AttentionBlock(nn.Module):
         x:Tensor,  # (b, ch, h, w)
     )->Tensor:     # (b, ch, h, w)
         "Each pixel plus what it collects from all pixels."
-        h = F.scaled_dot_product_attention(*self.split(self.qkv(self.norm(x).flatten(2).transpose(1, 2))))
+        qkv = self.qkv(self.norm(x).flatten(2).transpose(1, 2))
+        if qkv.is_cpu and qkv.dtype in (torch.bfloat16, torch.float16):     # a CPU needs ten times as long for a gradient in halves
+            with torch.autocast('cpu', enabled=False): h = F.scaled_dot_product_attention(*self.split(qkv.float())).to(qkv.dtype)
+        else: h = F.scaled_dot_product_attention(*self.split(qkv))
         return x + self.proj_out(h.transpose(1, 2).flatten(2)).transpose(1, 2).reshape(x.shape)
 
 # %% ../nbs/08_nets.ipynb #a539e349
@@ -355,6 +358,7 @@ def both(self:UNet,
     y:Tensor,    # (b,) int64 classes 0…n, n for null
 )->tuple:        # the outputs with the class and without, each of the shape and dtype of `z`
     "What `forward` says with `y` and with null; what comes before the class is computed once. Raises ValueError as `forward` does."
+    if self.told[1] and z.is_cpu and z.numel() > 4096: return self(z, lam, y), self(z, lam)         # nothing to share, and twice as much would leave the caches
     check_inputs(self, z, lam, y)
     return self._through(z, self.embed(lam), torch.cat([y, torch.full_like(y, self.null)])).chunk(2)
 
