@@ -38,6 +38,7 @@ def quality(
     n:int=2000,               # samples
     steps:int=300,            # of the digits' training
     seed:int=0,               # of training and samples
+    only:str='',              # samplers whose side, kind and name contain this, such as 'theirs sde'; none: all
     out:str='benchmarks/results.csv', # rows are added to this file; '': to none
 ):
     "Error against calls of the model, and the fewest calls for each quality: ours and other libraries' samplers."
@@ -66,7 +67,7 @@ def quality(
         for side, kinds in dict(ours=ours, theirs=theirs).items():
             for kind, all in kinds.items():
                 for name, f in all.items():
-                    if name.startswith('denoising') and data != 'digits': continue      # made for images
+                    if name.startswith('denoising') and data != 'digits' or only not in f'{side} {kind} {name}': continue    # that one is made for images
                     errors = []
                     for c in calls:
                         x_hat, made = f(guided, shape, y, c, seed=seed, clip=clip)
@@ -74,6 +75,7 @@ def quality(
                         found.setdefault(side, []).append((name, made, errors[-1]))
                         record(out, 'quality', f'{case} calls={made}', name, {key: errors[-1]}, seed, name.split(',')[0].split(' ')[0].replace('ours', 'cfg_edu'))
                     print(f'w = {w:g} {name:40}' + ''.join(f'{e:9.4f}' for e in errors), flush=True)
+        if only: continue
         for level in sorted({float(f'{e:.2g}') for side in found.values() for _, _, e in side if e < float('inf')})[::5]:
             (a, mine), (b, other) = (fewest(found[side], level) for side in ('ours', 'theirs'))
             print(f'w = {w:g}: {key} ≤ {level:g}: ours {a} ({mine}), theirs {b} ({other})')

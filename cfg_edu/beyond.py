@@ -10,7 +10,7 @@ import math
 import torch
 from torch import nn, Tensor
 from .schedule import amps
-from .process import posterior_weights
+from .process import check_batch, posterior_weights
 from .denoiser import eps2x, eps2v, v2eps
 from .guidance import cfg
 
@@ -64,6 +64,8 @@ class ClassAverage(nn.Module):
         lam:Tensor,  # (b,) log-SNR, nats
         y=None,      # (b,) int64 classes 0 … n, n for null; None: all null
     )->Tensor:       # (b, …) ε: of the class, or averaged where it is null
+        check_batch(lam, z=z)
+        if y is not None and y.shape != z.shape[:1]: raise ValueError(f"y must be None or {len(z)} classes, got shape {tuple(y.shape)}")
         free = torch.ones(len(z), dtype=torch.bool, device=z.device) if y is None else y == self.null
         if not free.any(): return self.model(z, lam, y)
         eps_u = self._average(z[free], lam[free])
@@ -77,7 +79,7 @@ class ClassAverage(nn.Module):
         if (lam != lam[0]).any(): raise ValueError(f"lam must be the same for the whole batch, on one path, got {lam.min():g} to {lam.max():g}")
         log_q = self._weights(z, now)
         eps = torch.stack([self.model(z, lam, torch.full((b,), c, device=z.device)) for c in range(self.null)], 1)      # (b, n, …)
-        x = eps2x(z[:,None], eps, lam)
+        x = eps2x(z[:,None].expand_as(eps), eps, lam)
         self.q = log_q.exp()                                                      # (b, n) p(c|z), to look at
         self.last = now, z.detach(), (x if self.clip is None else x.clamp(*self.clip)).detach(), log_q.detach()
         return torch.einsum('bc,bc...->b...', self.q.to(eps.dtype), eps)

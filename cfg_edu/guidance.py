@@ -61,7 +61,8 @@ def cfg(
     eps_u:Tensor,  # (b, …) ε(z), no class given
     w:float,       # guidance weight
 )->Tensor:         # (b, …)
-    "ε̃ = (1+w)ε(z, c) − wε(z) (Ho & Salimans, Eq. 6)"
+    "ε̃ = (1+w)ε(z, c) − wε(z) (Ho & Salimans, Eq. 6). Raises ValueError where the shapes differ."
+    if eps_c.shape != eps_u.shape: raise ValueError(f"eps_u must have the shape of eps_c, {tuple(eps_c.shape)}, got {tuple(eps_u.shape)}")
     return (1+w)*eps_c - w*eps_u
 
 # %% ../nbs/05_guidance.ipynb #eb0d31c4

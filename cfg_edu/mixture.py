@@ -121,7 +121,7 @@ def classify(self:Mixture,
 @patch
 def _check(self:Mixture, y, z):
     if y is None: return torch.full((len(z),), self.null)
-    if y.shape != z.shape[:1]: raise ValueError(f"y must have shape ({len(z)},), got {tuple(y.shape)}")
+    if y.shape != z.shape[:1] or y.is_floating_point(): raise ValueError(f"y must be None or {len(z)} integers, got {y.dtype} of shape {tuple(y.shape)}")
     if ((y < 0) | (y > self.null)).any(): raise ValueError(f"y must lie in 0 … {self.null} ({self.null} is null), got {y.min()} to {y.max()}")
     return y.cpu()
 
