@@ -303,6 +303,223 @@ def _(name, draw):
         got = ask(nets.embed_class, nn.Embedding(3, 5), y, may_refuse=False)
         if got.shape != (b, 5) or got[y == 3].any(): raise Wrong("null is not zero")
 
+def either(draw, right, wrong=()):
+    "One of several arguments, and whether it is right"
+    st, *_ = strategies()
+    i = draw(st.integers(0, len(right) + len(wrong) - 1))
+    return ([*right, *wrong][i], i < len(right))
+
+def must(name, got, right, what):
+    "Raises Wrong where a wrong argument was taken"
+    if got is not None and not right: raise Wrong(f"accepted {what}")
+
+@check('three', 'ring', 'grid', 'Mixture', 'toy', 'digits', 'draw_glyphs', 'imagenet_classes', 'dls_for', 'data_dls', 'toy_dls', 'digits_dls', 'TensorDL', 'random_flip', 'fingerprint')
+def _(name, draw):
+    import cfg_edu.data as d, cfg_edu.mixture as m
+    st, *_ = strategies()
+    if name == 'three': return must(name, ask(m.three, may_refuse=False), True, '')
+    if name in ('ring', 'grid'):
+        k, right = either(draw, [2, 4, 8] if name == 'ring' else [1, 2, 3], [0, -1, 1.5] + [3]*(name == 'ring'))
+        got = ask(getattr(m, name), k, may_refuse=not right)
+        return must(name, got, right, k)
+    if name == 'Mixture':
+        k, dim = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+        w, r1 = either(draw, [[1.]*k, torch.rand(k) + .1], [[-1.]*k, [0.]*k, [math.nan]*k, [1.]*(k+1), [math.inf]*k])
+        mu, r2 = either(draw, [torch.randn(k, dim)], [torch.randn(k), torch.full((k, dim), math.nan), torch.randn(k, dim, 1)])
+        c, r3 = either(draw, [[.1]*k, torch.eye(dim).expand(k, -1, -1)], [[-1.]*k, [0.]*k, [.1]*(k+1), -torch.eye(dim).expand(k, -1, -1), torch.full((k, dim, dim), math.inf)])
+        l, r4 = either(draw, [None, [0]*k], [[-1]*k, [5]*k, [0]*(k+1)])
+        right = r1 and r2 and r3 and r4
+        return must(name, ask(m.Mixture, w, mu, c, l, may_refuse=not right), right, (w, mu, c, l))
+    if name in ('toy', 'toy_dls', 'dls_for'):
+        which, r1 = either(draw, ['mixture', 'moons', 'spirals', 'pinwheel', 'checkerboard'], ['nothing', '', None])
+        n, r2 = either(draw, [40, 200], [0, -1]) if name == 'toy' else (60, True)
+        got = ask(d.toy, which, n, may_refuse=not (r1 and r2)) if name == 'toy' else ask(d.toy_dls, which, 8, n, may_refuse=not r1) if name == 'toy_dls' else ask(partial(d.dls_for, bs=8), which, may_refuse=not r1)
+        if name == 'toy' and got is not None and r1 and r2 and (got[0].shape != (n, 2) or got[1].shape != (n,) or not got[0].isfinite().all()): raise Wrong('wrong points')
+        return must(name, got, r1 and r2, (which, n))
+    if name == 'digits':
+        split, right = either(draw, ['train', 'valid', 'all'], ['test', None, 0])
+        return must(name, ask(d.digits, split, may_refuse=not right), right, split)
+    if name == 'digits_dls':
+        bs, right = either(draw, [1, 128, 1437], [0, -1, 1438])
+        return must(name, ask(d.digits_dls, bs, may_refuse=not right), right, bs)
+    if name == 'draw_glyphs':
+        (n, r1), (size, r2), (seed, r3) = either(draw, [0, 2], [-1, 1.5, '3']), either(draw, [8, 16], [7, 0, -1, 2.5]), either(draw, [0, 3], [-1, .5])
+        got = ask(d.draw_glyphs, n, size, seed, may_refuse=not (r1 and r2 and r3))
+        return must(name, got, r1 and r2 and r3, (n, size, seed))
+    if name == 'imagenet_classes':
+        order, right = either(draw, ['wnid', 'archive'], ['nothing', None])
+        return must(name, ask(d.imagenet_classes, order, may_refuse=not right), right, order)
+    if name == 'random_flip':
+        x = tensor(draw, draw(st.sampled_from([(0, 1, 2, 2), (3, 1, 2, 2), (3, 2)])), torch.float32, odd=False)
+        got = ask(d.random_flip, x, may_refuse=False)
+        if got.shape != x.shape: raise Wrong(f"{got.shape}")
+        return
+    if name == 'fingerprint':
+        x = tensor(draw, (3, 2), draw(st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64])))
+        one = ask(d.fingerprint, x, may_refuse=False)
+        if one != d.fingerprint(x.clone()) or one == d.fingerprint(x.reshape(2, 3)): raise Wrong('not a fingerprint')
+        return
+    n = draw(st.integers(0, 12))
+    x, r1 = either(draw, [torch.rand(n, 2), torch.rand(n, 1, 4, 4), torch.zeros(n, 1, 4, 4, dtype=torch.uint8)], [torch.full((n, 2), math.nan), torch.full((n, 1, 4, 4), 7.), torch.rand(n+1, 2)])
+    y, r2 = either(draw, [torch.arange(n)%3], [torch.arange(n) - 1, torch.full((n,), 3), torch.arange(n+1)%3, torch.zeros(n, 1)])
+    (bs, r3), (valid, r4) = either(draw, [1, 3], [0, -1, 100]), either(draw, [None, [0]], [[], [100], [-100]])
+    right = r1 and r2 and r3 and r4 and n > 5
+    got = ask(d.data_dls, x, y, 'abc', bs, valid, may_refuse=not right)
+    if n > 5 and not (n == 0): must(name, got, right, f"{tuple(x.shape)}, {y.tolist()}, bs {bs}, valid {valid}")
+    if got is not None: next(iter(got.train))
+
+@check('show_points', 'show_density', 'show_field', 'show_paths', 'show_grid', 'gallery', 'film', 'explore')
+def _(name, draw):
+    import cfg_edu.plots as p, matplotlib.pyplot as plt
+    st, *_ = strategies()
+    n = draw(st.integers(0, 5))
+    odd = draw(st.sampled_from([0., math.nan, math.inf]))
+    y, r2 = either(draw, [None, torch.arange(n)], [torch.arange(n+1)])
+    if name == 'show_points': x, r1 = either(draw, [torch.rand(n, 2) + odd], [torch.rand(n, 3), torch.rand(n), torch.rand(n, 2, 2)]); got = ask(p.show_points, x, y, may_refuse=not (r1 and r2))
+    elif name == 'show_paths': x, r1 = either(draw, [torch.rand(4, n, 2)], [torch.rand(n, 2), torch.rand(4, n, 3)]); got = ask(p.show_paths, x, y, may_refuse=not (r1 and r2))
+    elif name in ('show_grid', 'gallery'):
+        x, r1 = either(draw, [torch.rand(n+1, 1, 4, 4) + odd, torch.rand(n+1, 3, 4, 4)], [torch.rand(n+1, 2, 4, 4), torch.rand(n+1, 4, 4), torch.zeros(n+1, 1, 4, 4, dtype=torch.uint8), torch.rand(0, 1, 4, 4)])
+        r2 = True
+        got = ask(getattr(p, name), x, may_refuse=not r1)
+    elif name == 'show_density':
+        f, r1 = either(draw, [lambda x: -x.pow(2).sum(1), lambda x: x[:,0] + odd], [lambda x: x, lambda x: x.sum()]); (e, r2) = either(draw, [2., (-1, 1, -2, 2)], [0., -1., (1, -1, 0, 1), (0, 1)])
+        got = ask(p.show_density, f, extent=e, n=5, may_refuse=not (r1 and r2))
+    elif name == 'show_field':
+        f, r1 = either(draw, [lambda x: -x], [lambda x: x[:,0], lambda x: x.sum()]); (e, r2) = either(draw, [2., (-1, 1, -2, 2)], [0., (1, -1, 0, 1)])
+        got = ask(p.show_field, f, extent=e, n=5, may_refuse=not (r1 and r2))
+    elif name == 'film':
+        values, r1 = either(draw, [[0., 1.], [1]], [[]])
+        r2 = True
+        got = ask(p.film, lambda w: p.show_points(torch.zeros(1, 2)), values, 'w', 'dots', may_refuse=not r1)
+    else:
+        o, r1 = either(draw, [(0., 1., .1), (0, 3, 1, 2), ['a', 'b'], True], [(0., 1.), [], 'text', 3])
+        r2 = True
+        got = ask(p.explore, lambda w: None, w=o, may_refuse=not r1)
+    plt.close('all')
+    must(name, got, r1 and r2, 'what it cannot draw')
+
+@check('GroupNorm32', 'ResBlock', 'AttentionBlock', 'AttentionPool', 'Encoder', 'unet_small', 'unet_32', 'unet_64', 'adm64', 'adm64_classifier', 'net_for', 'adm_lams', 'judge_cnn')
+def _(name, draw):
+    import cfg_edu.nets as nets, cfg_edu.metrics as me
+    st, *_ = strategies()
+    if name == 'adm_lams': return must(name, ask(nets.adm_lams, may_refuse=False), True, '')
+    with torch.device('meta'), torch.no_grad():
+        if name == 'GroupNorm32':
+            ch = draw(st.sampled_from([1, 3, 4, 12, 32, 48, 192]))
+            f, x = ask(nets.GroupNorm32, ch, may_refuse=False), torch.zeros(2, ch, 4, 4)
+            if f(x).shape != x.shape: raise Wrong('shape')
+        elif name == 'ResBlock':
+            ch, out, up, down = draw(st.sampled_from([4, 8])), draw(st.sampled_from([None, 4, 12])), *draw(st.sampled_from([(False, False), (True, False), (False, True)]))
+            got = ask(nets.ResBlock, ch, 16, out, 0., up, down, may_refuse=False)(torch.zeros(2, ch, 8, 8), torch.zeros(2, 16))
+            if got.shape != (2, out or ch, *[16 if up else 4 if down else 8]*2): raise Wrong(f"{got.shape}")
+        elif name in ('AttentionBlock', 'AttentionPool'):
+            ch, heads, order = draw(st.sampled_from([8, 12])), draw(st.sampled_from([4, 8, 5, 0, -1])), draw(st.sampled_from(['new', 'legacy', 'nothing']))
+            right = heads > 0 and ch%heads == 0 and (name == 'AttentionPool' or order != 'nothing')
+            f = ask(nets.AttentionBlock, ch, heads, order, may_refuse=not right) if name == 'AttentionBlock' else ask(nets.AttentionPool, 4, ch, 3, heads, may_refuse=not right)
+            must(name, f, right, (ch, heads, order))
+            if f is not None and f(torch.zeros(2, ch, 4, 4)).shape != ((2, ch, 4, 4) if name == 'AttentionBlock' else (2, 3)): raise Wrong('shape')
+        elif name == 'Encoder':
+            v = {k: either(draw, r, w) for k, (r, w) in dict(image_size=([8, 16], [0, -8, 7]), in_channels=([1, 3], [0, -1]), model_channels=([4, 8], [0, 3, -2]), num_res_blocks=([1, 2], [0, -1]), attn_sizes=([(), (8,)], [(5,)]),
+                 channel_mult=([(1,2)], [()]), n_classes=([1, 10], [0, -1]), dropout=([0., .5], [1., -.1, math.nan]), head_channels=([4], [3, 0]), qkv_order=(['new', 'legacy'], ['nothing']), clock=(['arctan', 'adm'], ['nothing'])).items()}
+            right = all(r for _, r in v.values())
+            must(name, ask(nets.UNet, **{k: o for k, (o, _) in v.items()}, may_refuse=not right), right, {k: o for k, (o, r) in v.items() if not r})
+        elif name == 'net_for':
+            (which, r1), (shape, r2) = either(draw, ['mlp', 'unet_digits', 'unet_small'], ['nothing', None]), either(draw, [(2,), (1,8,8), (3,16,16)], [(), (1,8), (1,9,9), (3,8,9)])
+            right = r1 and r2 and shape in dict(mlp=[(2,)], unet_digits=[(1,8,8)], unet_small=[(1,8,8), (3,16,16)])[which]
+            must(name, ask(nets.net_for, which, 3, shape, may_refuse=not right), right, (which, shape))
+        elif name == 'judge_cnn': must(name, ask(me.judge_cnn, 1, 10, 8, may_refuse=False), True, '')
+        else:
+            n, right = either(draw, [1, 10], [0, -1])
+            must(name, ask(getattr(nets, name), n, may_refuse=not right), right, n)
+
+@check('load_weights', 'load_adm', 'load_adm_classifier', 'load_run', 'open_cache', 'cache_dls', 'prepare', 'images_dls', 'imagenet64_dls', 'mnist_dls', 'fashion_dls', 'cifar10_dls', 'reference', 'cfg_sample', 'cfg_evaluate')
+def _(name, draw):
+    import tempfile
+    import cfg_edu.cli as cli, cfg_edu.data as d, cfg_edu.metrics as me, cfg_edu.nets as nets
+    st, *_ = strategies()
+    with tempfile.TemporaryDirectory() as folder:
+        path, kind = Path(folder)/'thing', draw(st.sampled_from(['missing', 'empty', 'noise', 'text', 'folder', 'npz', 'zip', 'tensors']))
+        if kind == 'folder': path.mkdir(); (path/'file.txt').write_text('no picture')
+        elif kind != 'missing': path.write_bytes(dict(empty=b'', noise=bytes(range(256))*9, text=b'hello\n'*9, npz=b'PK\x03\x04' + bytes(99), zip=b'PK\x05\x06' + bytes(18), tensors=b'').get(kind))
+        if kind == 'tensors': torch.save(dict(a=torch.zeros(3)), path)
+        f = dict(load_weights=lambda: nets.load_weights(nets.unet_digits(), path), load_run=lambda: cli.load_run(path), reference=lambda: me.reference(path, 'digits'), prepare=lambda: d.prepare(path, Path(folder)/'cache', 8, 1, False),
+                 cfg_sample=lambda: cli.cfg_sample(str(path)), cfg_evaluate=lambda: cli.cfg_evaluate(str(path)),
+                 images_dls=lambda: d.images_dls(path, 8, cache=Path(folder)/'cache'), imagenet64_dls=lambda: d.imagenet64_dls(path, cache=Path(folder)/'cache')).get(name)
+        if f is None: f = partial(getattr(nets if name in ('load_adm', 'load_adm_classifier') else d, name), path)
+        if ask(f) is not None: raise Wrong(f"accepted {kind}")
+        if (Path(folder)/'cache').exists(): raise Wrong(f"left something behind after {kind}")
+
+@check('DropLabel', 'EMA', 'Diffuse', 'DiffuseInput', 'SampleGrid', 'Monitor', 'HalfPrecision', 'UniformLam', 'diffusion_learner', 'classifier_learner', 'Checkpoint', 'FiniteLoss', 'ShareBatch', 'classifier_logp')
+def _(name, draw):
+    import cfg_edu.classifier as c, cfg_edu.training as t, cfg_edu.nets as nets, cfg_edu.data as d
+    st, *_ = strategies()
+    shares = [0., .1, .5], [-.1, 1.1, math.nan, math.inf]
+    if name == 'DropLabel': p, right = either(draw, *shares); return must(name, ask(t.DropLabel, 3, p, may_refuse=not right), right, p)
+    if name == 'EMA': p, right = either(draw, shares[0], [*shares[1], 1.]); return must(name, ask(t.EMA, p, may_refuse=not right), right, p)
+    if name == 'HalfPrecision': m, right = either(draw, ['bf16', 'fp16'], ['fp8', 16, None]); return must(name, ask(t.HalfPrecision, m, may_refuse=not right), right, m)
+    if name == 'UniformLam': (lo, hi), right = either(draw, [(-6., 6.)], [(6., -6.), (0., 0.), (math.nan, 1.), (-math.inf, 0.)]); return must(name, ask(c.UniformLam, lo, hi, may_refuse=not right), right, (lo, hi))
+    if name in ('diffusion_learner', 'classifier_learner'):
+        dls = d.data_dls(torch.rand(20, 1, 8, 8), torch.arange(20)%3, 'abc', 4)
+        (n, r1), (p, r2), (decay, r3), (pred, r4) = either(draw, [3], [2, 4]), either(draw, *shares), either(draw, [0., .9], [1., -.1, math.nan]), either(draw, ['v', 'eps', 'x'], ['score', None])
+        if name == 'diffusion_learner': right, got = r1 and r2 and r3 and r4, lambda: t.diffusion_learner(dls, nets.unet_digits(n), None, pred, p, decay)
+        else: right, got = r1 and r3, lambda: c.classifier_learner(dls, nets.encoder_digits(n), decay=decay)
+        return must(name, ask(got, may_refuse=not right), right, (n, p, decay, pred))
+    make = dict(Diffuse=lambda: t.Diffuse(), DiffuseInput=lambda: c.DiffuseInput(), SampleGrid=lambda: t.SampleGrid(), Monitor=lambda: t.Monitor(), Checkpoint=lambda: t.Checkpoint('x'), FiniteLoss=lambda: t.FiniteLoss(), ShareBatch=lambda: t.ShareBatch(),
+                classifier_logp=lambda: c.classifier_logp(nets.encoder_digits(3)))[name]
+    must(name, ask(make, may_refuse=False), True, '')
+
+@check('evaluate', 'noise_floor', 'tradeoff', 'get_judge', 'Judge', 'mean_cov', 'temperature', 'implicit_logits', 'show_tradeoff')
+def _(name, draw):
+    import cfg_edu.classifier as c, cfg_edu.metrics as me, matplotlib.pyplot as plt
+    st, *_ = strategies()
+    if name in ('get_judge', 'Judge'): j, right = either(draw, ['digits'], ['nothing', '', None]); return must(name, ask(getattr(me, name), j, may_refuse=not right), right, j)
+    if name == 'mean_cov':
+        x = tensor(draw, (draw(st.integers(2, 9)), 3), torch.float32, odd=False)
+        mu, cov = ask(me.mean_cov, x.split(2), may_refuse=False)
+        is_close(mu, x.double().mean(0), torch.float32); is_close(cov, torch.cov(x.double().T), torch.float32)
+    elif name == 'temperature':
+        n = draw(st.integers(2, 30))
+        got = ask(me.temperature, torch.randn(n, 3), torch.arange(n)%3)
+        if got is not None and not got > 0: raise Wrong(f"{got}")
+    elif name == 'implicit_logits':
+        x, r1 = either(draw, [torch.rand(2, 2)], [torch.rand(2, 3), torch.rand(2)])
+        n, r2 = either(draw, [1, 2], [0, -1])
+        got = ask(c.implicit_logits, some_model(), x, n, c.UniformLam(), may_refuse=not (r1 and r2))
+        if got is not None and got.shape != (2, 3): raise Wrong(f"{got.shape}")
+        must(name, got, r1 and r2, (tuple(x.shape), n))
+    elif name == 'show_tradeoff':
+        rows, right = either(draw, [[dict(w=0., fid=1., isc=2.), dict(w=1., fid=2., isc=3.)]], [[]])
+        got = ask(me.show_tradeoff, rows, may_refuse=not right)
+        plt.close('all')
+    else:
+        n = 20
+        x, r1 = either(draw, [torch.rand(n, 1, 8, 8)*2 - 1, torch.zeros(n, 1, 8, 8, dtype=torch.uint8) + torch.randint(0, 255, (n, 1, 8, 8), dtype=torch.uint8)], [torch.full((n, 1, 8, 8), math.nan), torch.rand(n, 8, 8), torch.rand(1, 1, 8, 8), torch.zeros(n, 1, 8, 8, dtype=torch.int64)])
+        y, r2 = either(draw, [None, torch.arange(n)%10], [torch.arange(n+1)%10, torch.zeros(n, 1)])
+        real = torch.rand(30, 1, 8, 8)*2 - 1
+        if name == 'evaluate': got = ask(me.evaluate, x, real, y, may_refuse=not (r1 and r2))
+        elif name == 'noise_floor': got = ask(me.noise_floor, x, y, n_draws=2, may_refuse=not (r1 and r2))
+        else:
+            w, r1 = either(draw, [0., 1.], [-2., math.nan, math.inf])
+            y, r2 = either(draw, [torch.arange(n)%10], [torch.arange(5), torch.zeros(n, 1, dtype=torch.long)])
+            got = ask(me.tradeoff, lambda z, l, y: z*0, [w], real, y, may_refuse=not (r1 and r2))
+        must(name, got, r1 and r2, 'bad images or labels')
+
+@check('cfg_train', 'cfg_prepare', 'cfg_tradeoff')
+def _(name, draw):
+    import os, tempfile
+    import cfg_edu.cli as cli
+    options = dict(data=(['digits'], ['nothing', '']), net=([None], ['nothing', 'adm64', 'mlp']), steps=([1], [0, -1]), bs=([128], [0, -1, 10**6]), lr=([1e-3], [0., -1., math.nan, math.inf]), decay=([.9], [1., -.1, math.nan]), p_uncond=([.1], [-.1, 1.1, math.nan]),
+                   predicts=([None], ['score']), lam_min=([-20.], [30., math.nan]), grad_clip=([1.], [0., -1., math.nan]), precision=(['fp32'], ['fp8']), seed=([0], [-1]), warmup=([None], [0, -1]), every=([None], [0, -1]))
+    if name == 'cfg_tradeoff': options = dict(data=(['digits'], ['nothing']), ws=(['0,1'], ['', 'a', '-2', 'nan']), n=([20], [0, -1]), n_steps=([2], [1, 0]), v=([0.], [-1., math.nan]), bs=([None], [0]), precision=(['fp32'], ['fp8']), seed=([0], [-1]), sampler=(['ddim'], ['nothing']))
+    if name == 'cfg_prepare': options = dict(path=([], ['/nothing/here', '']))
+    k = draw(strategies()[0].sampled_from(list(options)))           # one argument is wrong, the others right: work must not begin
+    wrong = draw(strategies()[0].sampled_from(options[k][1]))
+    with tempfile.TemporaryDirectory() as folder:
+        args = {o: r[0] for o, (r, _) in options.items() if r} | {k: wrong}
+        out = Path(folder)/'run'
+        got = ask(getattr(cli, name), **args, out=str(out))
+        if got is not None or out.exists() and any(out.iterdir()): raise Wrong(f"{k} = {wrong!r}: " + ('accepted' if got is not None else 'left ' + ', '.join(os.listdir(out))))
+
 @call_parse
 def properties(
     examples:int=100,  # random calls for each name

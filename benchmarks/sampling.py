@@ -28,6 +28,11 @@ class Doubled:
         c, u = self.model(torch.cat([z]*2), torch.cat([lam]*2), torch.cat([y, torch.full_like(y, self.model.null)])).chunk(2)
         return u + (1+self.w)*(c - u)
 
+class Free:
+    "A model that costs nothing: what is left is the sampler's own"
+    def __init__(self, null): self.null = null
+    def __call__(self, z, lam, y): return z
+
 def contestants(model, shape, y, calls, device):
     "name → (a guided sampler, its library, whom it is compared with)"
     w, cuda = 1., device == 'cuda'
@@ -39,6 +44,7 @@ def contestants(model, shape, y, calls, device):
     there = lambda f, guided, **kw: lambda: f(guided, shape, y, calls, clip=(-1, 1), device=device, **kw)
     out = {'network alone, unguided': (lambda: alone(model), 'cfg_edu'), 'network alone, guided': (lambda: alone(lambda *a: both(model, *a)), 'cfg_edu')}
     for name in ('ancestral', 'ddim', 'dpmpp_2m_sde'):
+        out[f'sampler alone, {name}'] = run(Free(model.null), name), 'cfg_edu'
         out[f'ours unguided, {name}'] = run(model, name), 'cfg_edu'
         out[f'ours, {name}'] = run(CFG(model, w), name), 'cfg_edu'
     out['two calls, dpmpp_2m_sde'] = run(Apart(model, w), 'dpmpp_2m_sde'), 'cfg_edu'
@@ -80,8 +86,8 @@ def sampling(
         ratio = lambda a, c: median(s/t for s, t in zip(times[a], times[c]))    # of neighbours in time
         for name, (_, lib) in all.items():
             t = median(times[name])
-            alone = 'network alone, unguided' if 'unguided' in name else 'network alone, guided'
-            more, mine = ratio(name, alone) - 1, ratio(name, 'ours, dpmpp_2m_sde') if 'ours, dpmpp_2m_sde' in times else None
-            print(f'batch {b:4} {name:32} {b/t:10.1f} images/s  {more:+7.1%} over the network alone' + (f'  {mine:5.2f} × the time of ours' if mine else ''), flush=True)
+            alone = 'network alone, unguided' if 'unguided' in name or 'sampler alone' in name else 'network alone, guided'
+            more, mine = ratio(name, alone) - (name[:7] != 'sampler'), ratio(name, 'ours, dpmpp_2m_sde') if 'ours, dpmpp_2m_sde' in times else None
+            print(f'batch {b:4} {name:32} {b/t:10.1f} images/s  {more:+7.1%} of the network alone' + (f'  {mine:5.2f} × the time of ours' if mine else ''), flush=True)
             record(out, 'sampling', f'net={net} batch={b} calls={calls} precision={precision}', name,
                    dict(images_per_s=(b/t, b/max(times[name]), b/min(times[name])), over_network=more, over_ours=mine), 0, lib, device)

@@ -7,7 +7,7 @@ __all__ = ['recipes', 'columns', 'paper_ws', 'load_run', 'cfg_prepare', 'cfg_tra
 
 # %% ../nbs/12_cli.ipynb #bde5fc4e
 import csv, io, json, math, os, pickle, platform, shutil, sys, time
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import timedelta
 from functools import wraps
 from itertools import zip_longest
@@ -18,8 +18,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from fastcore.script import call_parse, is_cli
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save as to_safetensors
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+try: import fcntl
+except ImportError: fcntl = None  # type: ignore[assignment]  # not on Windows
 from tqdm.auto import tqdm
 from .schedule import Schedule
 from .plots import show_grid, show_points
@@ -96,6 +98,26 @@ def _claim(path, settings, what):
         versions = dict(python=platform.python_version(), **{m.__name__: m.__version__ for m in (torch, fastai, np)})
         _write_json(path, {**settings, 'versions': versions})
 
+@contextmanager
+def _alone(path):
+    "Nobody else writes to the folder `path` meanwhile. Raises ValueError where somebody does."
+    def lock():
+        path.mkdir(parents=True, exist_ok=True)
+        f = held.enter_context(open(path/'.lock', 'w'))
+        try: fcntl and fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError: raise ValueError(f"another process works in {path}: wait for it, or give another folder") from None
+    with ExitStack() as held:
+        _first(lock)
+        yield
+
+def _read_weights(file):
+    "The tensors of a .safetensors file, if they are those that were written"
+    try:
+        with safe_open(file, 'pt') as f: state, said = {k: f.get_tensor(k) for k in sorted(f.keys())}, (f.metadata() or {}).get('fingerprint')
+    except SafetensorError as e: raise ValueError(f"{file} is damaged ({e}): remove it, and cfg_train makes it again from last.ckpt") from None
+    if said not in (None, fingerprint(*state.values())): raise ValueError(f"{file} is damaged (its numbers have changed): remove it, and cfg_train makes it again from last.ckpt")
+    return state
+
 def _net(config): return net_for(config['net'], config['n_classes'], tuple(config['shape']), **{k: config[k] for k in ('clock',) if k in config})
 
 def load_run(
@@ -108,8 +130,7 @@ def load_run(
     if not (run/f'{weights}.safetensors').exists(): raise ValueError(f"run must be a folder with a finished training, {str(run)!r} has no {weights}.safetensors: cfg_train makes it")
     config = _read_json(run/'config.json')
     model = Denoiser(_net(config), config['predicts'])
-    try: model.net.load_state_dict(load_file(run/f'{weights}.safetensors'))
-    except SafetensorError as e: raise ValueError(f"{run/f'{weights}.safetensors'} is damaged ({e}): remove it, and cfg_train makes it again from last.ckpt") from None
+    model.net.load_state_dict(_read_weights(run/f'{weights}.safetensors'))
     return model.eval().requires_grad_(False).to(device or ('cuda' if torch.cuda.is_available() else 'cpu')), config
 
 # %% ../nbs/12_cli.ipynb #ca606731
@@ -190,14 +211,16 @@ def cfg_train(
     learn.logger = lambda row: print(f'step {learn.ema.n}: loss {row[1]:.4f}, on held-out data {row[2]:.4f}, {row[3]}', flush=True)
     if is_cli(cfg_train) and config['net'] == 'mlp': torch.set_num_threads(1)                     # points are too few to share among threads
     bar = nullcontext() if sys.stdout.isatty() and not rank else learn.no_bar()
-    with bar, learn.distrib_ctx() if n_proc > 1 else nullcontext(): learn.fit_resumable(epochs, out/'last.ckpt', config['lr'], config['warmup'])
-    _first(_save, out, dict(model=learn.model, ema=learn.ema.avg))
+    with _alone(out):
+        with bar, learn.distrib_ctx() if n_proc > 1 else nullcontext(): learn.fit_resumable(epochs, out/'last.ckpt', config['lr'], config['warmup'])
+        _first(_save, out, dict(model=learn.model, ema=learn.ema.avg))
     _say(f'{out}: trained in {time.perf_counter()-start:.0f} s')
     return out
 
 def _save(out, models):
     for name, m in models.items():
-        with replacing(out/f'{name}.safetensors') as f: f.write(to_safetensors({k: v.contiguous() for k, v in m.net.state_dict().items()}))
+        state = {k: v.contiguous() for k, v in sorted(m.net.state_dict().items())}
+        with replacing(out/f'{name}.safetensors') as f: f.write(to_safetensors(state, dict(fingerprint=fingerprint(*state.values()))))
 
 def _clip(config): return (-1., 1.) if len(config['shape']) == 3 else None
 
@@ -298,14 +321,15 @@ def _samples(folder, model, config, w, labels, sampler, n_steps, v, seed, bs, pr
     bs, how = bs or (50 if config['shape'][-1] >= 64 else 500), step_and_grid(sampler, n_steps, v)
     if sampler in ('ancestral', 'ddim'): how['lams'] = Schedule(config['lam_min'], config['lam_max']).grid(n_steps)   # the whole range that was trained
     files = {i: parts/f'{i:07}-{min(i+bs, n):07}.npy' for i in range(0, n, bs)}
-    todo = [(i, f) for i, f in list(files.items())[rank::n_proc] if not f.exists()]
-    for i, f in tqdm(todo, desc='samples', unit='batch', leave=False, disable=None if len(todo) > 1 else True):
-        with torch.autocast(device, dtype, enabled=dtype is not None):
-            x = sample(guided, (len(labels[i:i+bs]), *config['shape']), labels[i:i+bs], seed=seed+i, clip=_clip(config), progress=True, **how).cpu()
-        with replacing(f) as o: np.save(o, (to_uint8(x) if x.ndim == 4 else x).numpy())
-    _wait()
-    yield _first(lambda: torch.cat([torch.from_numpy(np.load(f)) for f in files.values()]))
-    if not rank: shutil.rmtree(parts)
+    with _alone(parts):
+        todo = [(i, f) for i, f in list(files.items())[rank::n_proc] if not f.exists()]
+        for i, f in tqdm(todo, desc='samples', unit='batch', leave=False, disable=None if len(todo) > 1 else True):
+            with torch.autocast(device, dtype, enabled=dtype is not None):
+                x = sample(guided, (len(labels[i:i+bs]), *config['shape']), labels[i:i+bs], seed=seed+i, clip=_clip(config), progress=True, **how).cpu()
+            with replacing(f) as o: np.save(o, (to_uint8(x) if x.ndim == 4 else x).numpy())
+        _wait()
+        yield _first(lambda: torch.cat([torch.from_numpy(np.load(f)) for f in files.values()]))
+        if not rank: shutil.rmtree(parts)
 
 def _save_fig(ax, path):
     with replacing(path) as f: ax.figure.savefig(f, format='png', dpi=150, bbox_inches='tight')
@@ -457,14 +481,15 @@ def cfg_tradeoff(
     file, labels = out/'tradeoff.csv', torch.arange(n)%model.null
     done = {r['w']: r for r in (_read_rows(file) if file.exists() else [])}
     _wait()                                                                              # all have read before the first one writes
-    for w in tqdm(wanted, desc='weights', unit='w', leave=False, disable=None):
-        if w not in done:
-            def judge_them(x):
-                _save_fig(show_grid(to_unit(x[:100]), ncols=min(model.null, 20), title=f'w = {w:g}'), out/f'grid_w{_name(w)}.png')
-                done[w] = _judged(w, x, labels, jury, data)
-                _write_rows(file, [done[k] for k in sorted(done)])
-            with _samples(out, model, config, w, labels, **how) as x: _first(judge_them, x)
-        if not _world()[0]: _print(*([] if jury[2] or w != wanted[0] else [_head(done[w])]), _line(done[w]))
+    with _alone(out):
+        for w in tqdm(wanted, desc='weights', unit='w', leave=False, disable=None):
+            if w not in done:
+                def judge_them(x, w=w):
+                    _save_fig(show_grid(to_unit(x[:100]), ncols=min(model.null, 20), title=f'w = {w:g}'), out/f'grid_w{_name(w)}.png')
+                    done[w] = _judged(w, x, labels, jury, data)
+                    _write_rows(file, [done[k] for k in sorted(done)])
+                with _samples(out, model, config, w, labels, **how) as x: _first(judge_them, x)
+            if not _world()[0]: _print(*([] if jury[2] or w != wanted[0] else [_head(done[w])]), _line(done[w]))
     if _world()[0]: return
     table = [done[w] for w in sorted(done)]
     best = min(table, key=lambda r: r['fid'])

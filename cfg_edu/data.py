@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 from tqdm import tqdm
 try: import fcntl
-except ImportError: fcntl = None  # not on Windows
+except ImportError: fcntl = None  # type: ignore[assignment]  # not on Windows
 from .mixture import ring
 from .plots import show_grid, show_points
 
@@ -178,7 +178,7 @@ def toy_dls(
 # %% ../nbs/07_data.ipynb #8739d3f2
 def digits(
     split:str='all', # 'train' (1,437), 'valid' (360) or 'all' (1,797, the training ones first)
-)->tuple: # x (n, 1, 8, 8) float32 in [−1, 1], y (n,) int64
+)->tuple[Tensor, Tensor]: # x (n, 1, 8, 8) float32 in [−1, 1], y (n,) int64
     "Real handwritten digits, 8×8, in one fixed random order. Raises ValueError for another `split`."
     parts = dict(all=slice(None), train=slice(1437), valid=slice(1437, None))
     if split not in parts: raise ValueError(f"split must be one of {', '.join(parts)}, got {split!r}")
@@ -268,7 +268,7 @@ def fingerprint(
     "Changes when any of `ts` does."
     h = sha256()
     for t in ts:
-        if isinstance(t, Tensor): h.update(f'{t.dtype}{tuple(t.shape)}'.encode()); h.update(t.detach().cpu().flatten().view(torch.uint8).numpy())
+        if isinstance(t, Tensor): h.update(f'{t.dtype}{tuple(t.shape)}'.encode()); h.update(t.detach().cpu().flatten().view(torch.uint8).numpy().data)
         else: h.update(repr(t).encode())
     return h.hexdigest()[:16]
 
@@ -661,7 +661,7 @@ def imagenet64_dls(
     return images_dls(path, 64, bs, flip, seed, device, cache)
 
 # %% ../nbs/07_data.ipynb #ab0771cb
-rungs = dict({k: partial(toy_dls, k) for k in toys}, digits=digits_dls, mnist=mnist_dls, fashion=fashion_dls, cifar10=cifar10_dls,
+rungs:dict = dict({k: partial(toy_dls, k) for k in toys}, digits=digits_dls, mnist=mnist_dls, fashion=fashion_dls, cifar10=cifar10_dls,
              **{f'glyphs{s}': partial(glyphs_dls, s) for s in (16, 32, 64)}, imagenet64=imagenet64_dls, images=images_dls)
 
 def dls_for(

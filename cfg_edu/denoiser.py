@@ -74,7 +74,7 @@ def both(
     z:Tensor,    # (b, …) noisy data
     lam:Tensor,  # (b,) log-SNR, nats
     y:Tensor,    # (b,) int64 classes 0 … n
-)->tuple:        # the outputs with the class and without, each (b, …)
+)->tuple[Tensor, Tensor]: # the outputs with the class and without, each (b, …)
     "What `model` says with and without the class: in one batch where it names its `null` (but a large one on a CPU), else in two calls. A compiled model is called, for only calls are compiled."
     compiled = hasattr(model, '_orig_mod') or getattr(model, '_compiled_call_impl', None) is not None    # by `torch.compile(model)`, or by `model.compile()`
     if hasattr(model, 'both') and not compiled: return model.both(z, lam, y)

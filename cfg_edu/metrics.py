@@ -229,7 +229,8 @@ class Judge:
         if path is not None and issubclass(cls, OwnJudge): raise ValueError(f"path must be None for judge {name!r}, which is trained here, got {str(path)!r}")
         self.layers = {m: cls.get_default_feature_layer_for_metric(m) for m in ('fid', 'isc', 'prc')}
         if 'verdict' in cls.get_provided_features_list(): self.layers['verdict'] = 'verdict'
-        self.device, self._last = device or ('cuda' if torch.cuda.is_available() else 'cpu'), {}
+        self.device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+        self._last:dict = {}                                # the reference that was looked at last
         fetch = f"fetch {URL_INCEPTION_V3} (91 MB) and name the file as path"
         try:
             if path is not None: torch.load(path, map_location='cpu', weights_only=True)    # the library would run whatever a pickle asks for
@@ -280,7 +281,7 @@ def get_judge(
 # %% ../nbs/11_metrics.ipynb #087d2fbe
 def mean_cov(
     batches, # of features, each (b, d)
-)->tuple:    # (d,) mean and (d, d) covariance, float64
+)->tuple[Tensor, Tensor]: # (d,) mean and (d, d) covariance, float64
     "Moments of features that come in batches and are not kept. Raises ValueError for fewer than two rows."
     n = 0
     for f in batches:
@@ -297,10 +298,10 @@ class Reference:
     "What `evaluate` needs to know of the real images."
     mu:Tensor=field(repr=False)             # (d,) float64, mean of the features for the FID
     cov:Tensor=field(repr=False)            # (d, d) float64, their covariance
-    prc:Tensor=field(default=None, repr=False) # (n_prc, e) float64, features for precision and recall; None: not known
-    shape:tuple=None                        # (c, h, w) of the images; None: not known
-    n:int=None                              # number of images; None: not known
-    judge:str=field(default=None, repr=False) # `id` of the judge who saw them; None: not known
+    prc:Tensor|None=field(default=None, repr=False) # (n_prc, e) float64, features for precision and recall; None: not known
+    shape:tuple|None=None                   # (c, h, w) of the images; None: not known
+    n:int|None=None                         # number of images; None: not known
+    judge:str|None=field(default=None, repr=False) # `id` of the judge who saw them; None: not known
 
 def _check(x, y, judge, need, name):
     "ValueError unless `x` are images, `need` or more of them, and `y` their labels"

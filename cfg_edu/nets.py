@@ -83,7 +83,7 @@ class MLP(nn.Module, PyTorchModelHubMixin, library_name='cfg_edu'):
         if min(n_classes, dim, width, depth, features) < 1 or features%2:
             raise ValueError(f"n_classes, dim, width, depth, features must be at least 1, features even, got {n_classes}, {dim}, {width}, {depth}, {features}")
         store_attr()
-        self.null, self.shape = n_classes, (dim,)
+        self.null, self.shape, self.features = n_classes, (dim,), features
         self.time_embed = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
         self.label_emb = nn.Embedding(n_classes, width)
         self.scale_shift = nn.Linear(width, 2*depth*width)
@@ -226,7 +226,7 @@ class Encoder(nn.Module):
         if clock not in ('arctan', 'adm'): raise ValueError(f"clock must be 'arctan' or 'adm', got {clock!r}")
         store_attr()
         self.recompute = False  # in training, compute each stage again for its gradient instead of storing what is inside?
-        self.null, self.shape, d = n_classes, (in_channels, image_size, image_size), 4*model_channels
+        self.null, self.shape, self.model_channels, d = n_classes, (in_channels, image_size, image_size), model_channels, 4*model_channels
         self.sizes, self.chs = self._check(), [m*model_channels for m in channel_mult]   # of each level
         self.time_embed = nn.Sequential(nn.Linear(model_channels, d), nn.SiLU(), nn.Linear(d, d))
         self.label_emb = nn.Embedding(n_classes, d)
@@ -270,7 +270,7 @@ class Encoder(nn.Module):
     )->Tensor:       # (b, 4·model_channels); (1, 4·model_channels) where `lam` is one number, expanded
         "λ as a vector, in the precision of the weights."
         if lam.stride(0) == 0: lam = lam[:1]                # sampling: one level for all, so one embedding for all
-        with _no_autocast(lam.device): return self.time_embed(sinusoid(self.time(lam), self.model_channels).to(self.time_embed[0].weight.dtype))
+        with _no_autocast(lam.device): return self.time_embed(sinusoid(self.time(lam), self.model_channels).to(next(self.time_embed.parameters()).dtype))
 
     def _run(self, stage, *args):
         again = self.recompute and self.training and torch.is_grad_enabled()
@@ -315,11 +315,11 @@ class UNet(Encoder, PyTorchModelHubMixin, library_name='cfg_edu'):
         self.output_blocks, ch = nn.ModuleList(), self.chs[-1]
         for size, out in zip(self.sizes[::-1], self.chs[::-1]):
             for i in range(last, last-up_blocks, -1):
-                self.output_blocks.append(self._stage(ch + self.stored[i], out, size))
+                self.output_blocks.append(stage := self._stage(ch + self.stored[i], out, size))
                 self.skips.append(i)
                 ch = out
             last -= num_res_blocks+1
-            if size < image_size: self.output_blocks[-1].append(self._res(ch, up=True))
+            if size < image_size: stage.append(self._res(ch, up=True))
         n = len(self.input_blocks) + 1 + len(self.output_blocks)
         if not 0 <= late < n: raise ValueError(f"late must lie in 0 … {n-1}, the stages but for one, got {late}")
         self.told = [i >= late for i in range(n)]           # which stages are told the class
@@ -489,7 +489,7 @@ def net_for(
     **kwargs,       # for the network's class, such as `dropout` or `clock`
 )->nn.Module:
     "The preset `name` for data of this shape. Raises ValueError if there is none."
-    presets = dict(mlp=lambda: MLP(n_classes, shape[0], **kwargs), unet_digits=lambda: unet_digits(n_classes, shape[0], **kwargs),
+    presets:dict = dict(mlp=lambda: MLP(n_classes, shape[0], **kwargs), unet_digits=lambda: unet_digits(n_classes, shape[0], **kwargs),
         unet_small=lambda: unet_small(n_classes, shape[0], shape[-1], **kwargs), unet_32=lambda: unet_32(n_classes, shape[0], shape[-1], **kwargs),
         unet_64=lambda: unet_64(n_classes, shape[0], **kwargs), adm64=lambda: adm64(n_classes, **kwargs))
     if name not in presets: raise ValueError(f"name must be one of {', '.join(presets)}, got {name!r}")
@@ -552,4 +552,5 @@ def load_adm_classifier(
 )->EncoderUNet:              # `net(z, lam) -> (b, 1000)` logits
     "ADM's classifier of noisy 64×64 images with trained weights. Classes are in the order of sorted WordNet ids. Raises as `load_weights` does."
     with torch.device('meta'): net = adm64_classifier(qkv_order=qkv_order, clock='adm')
-    return load_weights(net, path)
+    load_weights(net, path)
+    return net

@@ -159,15 +159,15 @@ def sample(
             y_b = None if y is None else y[start:start+bs].to(device)
             z = noise()
             for i, lam in enumerate(levels):
-                x_hat = ((z - sigma[i]*model(z, lam.expand(len(z)), y_b))/alpha[i]).to(dtype)
-                if clip is not None: x_hat = x_hat.clamp(*clip)
+                x_hat = torch.add(z, model(z, lam.expand(len(z)), y_b), alpha=-sigma[i]).div_(alpha[i]).to(dtype)    # as few operations as can be: each has its price
+                if clip is not None: x_hat.clamp_(*clip)
                 if cb is not None: cb(i, lam, z, x_hat)
                 bar.update()
                 if i == len(rows): break
                 _, a, b, c, d = rows[i]
-                z = a*z + b*x_hat
-                if c: z = z + c*x_prev
-                if d: z = z + d*noise()
+                z = torch.add(a*z, x_hat, alpha=b)
+                if c: z.add_(x_prev, alpha=c)
+                if d: z.add_(noise(), alpha=d)
                 x_prev = x_hat
             out.append(x_hat)
     return torch.cat(out)

@@ -11,6 +11,7 @@ import time, torch
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 import matplotlib.pyplot as plt
 from torch.nn import functional as F
 from .schedule import Schedule
@@ -233,15 +234,14 @@ class ShareBatch(Callback):
     def before_batch(self):
         if not (self.several and self.training): return
         for cb in self.learn._grab_cbs(GradientAccumulation): self.model.require_backward_grad_sync = cb.count + find_bs(self.yb) >= cb.n_acc
-        self.fork = torch.random.fork_rng([self.xb[0].device] if self.xb[0].is_cuda else [])
-        self.fork.__enter__()
+        self.common = _rng_state([])                        # put back below; a `with` that is interrupted would put it back whenever it is collected
         torch.manual_seed(hash((torch.initial_seed(), self.train_iter, rank_distrib())))   # for what the network draws
     def after_pred(self):
         if not self.several or self.training: return
         whole = lambda t: maybe_gather(t).unflatten(0, (num_distrib(), -1)).transpose(0, 1).flatten(0, 1)[:self.dl.whole]
         self.learn.pred, self.learn.yb = whole(self.pred), tuple(map(whole, self.yb))
     def after_batch(self):
-        if self.several and self.training: self.fork.__exit__(None, None, None)
+        if self.several and self.training: _set_rng_state(self.common, [])
 
 # %% ../nbs/09_training.ipynb #e8fcdbbd
 def diffusion_learner(
@@ -263,8 +263,11 @@ def diffusion_learner(
     return Learner(dls, model, loss_func=F.mse_loss, opt_func=opt, lr=lr, cbs=own + list(L(cbs)), **kwargs)
 
 # %% ../nbs/09_training.ipynb #822a0139
-def _read_checkpoint(path, **kwargs):
-    try: return torch.load(path, map_location='cpu', weights_only=True, **kwargs)
+def _read_checkpoint(path, check=False, **kwargs):
+    "What `path` holds; `check` reads all of it first, and finds a single changed bit"
+    try:
+        if check and (part := ZipFile(path).testzip()): raise BadZipFile(f"{part} has changed")
+        return torch.load(path, map_location='cpu', weights_only=True, **kwargs)
     except Exception as e: raise ValueError(f"{path} is damaged ({type(e).__name__}): put it back, or remove it to train from the start") from e
 
 class Checkpoint(Callback):
@@ -273,7 +276,9 @@ class Checkpoint(Callback):
     def __init__(self,
         path,           # file to write; beside it `log.csv` gets a row for each epoch
         done:int=0,     # epochs that earlier runs have trained
-    ): self.path, self.done, self.rows = Path(path), done, []
+    ):
+        self.path, self.done = Path(path), done
+        self.rows:list = []                                 # of the log
     def state(self):
         "Everything, as tensors and plain containers"
         scaler = getattr(self.learn, 'scaler', None)
@@ -338,7 +343,7 @@ def _check_steps(learn):
 
 def _epochs_done(learn, path):
     "Epochs in the checkpoint; all processes must find the same"
-    done = _read_checkpoint(path, mmap=True)['epochs'] if path.exists() else 0
+    done = _read_checkpoint(path, check=True, mmap=True)['epochs'] if path.exists() else 0
     if num_distrib() < 2: return done
     if not hasattr(learn, 'distributed_trainer'): raise ValueError(f"{num_distrib()} processes must train together: put fit_resumable into `with learn.distrib_ctx():`")
     seen = [None]*num_distrib()

@@ -1,0 +1,104 @@
+"""
+Work that is killed at random moments, again and again, and must end as if nothing had happened (Linux):
+
+    python -m benchmarks faults --kills 60
+"""
+import csv, json, os, random, signal, sys, time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+import numpy as np, torch
+from fastcore.script import call_parse
+from PIL import Image
+from safetensors.torch import load_file
+from cfg_edu import cli
+from .record import machine
+
+def start(f):
+    "`f` in a process of its own, silent; its number"
+    if pid := os.fork(): return pid
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        for o in (1, 2): os.dup2(null, o)
+        f()
+        os._exit(0)
+    except BaseException: os._exit(1)
+
+def end(pid):
+    "How it ended: 0 well, else what went wrong"
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+readers = {'.json': lambda p: json.loads(p.read_text()), '.safetensors': load_file, '.ckpt': lambda p: torch.load(p, weights_only=True), '.npz': lambda p: [v for v in np.load(p).values()],
+           '.npy': np.load, '.csv': lambda p: list(csv.DictReader(p.open())), '.png': lambda p: Image.open(p).verify()}
+
+def whole(folder):
+    "How many files have their final name; raises for one that cannot be read"
+    files = [p for p in sorted(folder.rglob('*')) if p.is_file() and p.suffix in readers]
+    for p in files: readers[p.suffix](p)
+    return len(files)
+
+def left(folder):
+    "Files that were being written"
+    return [p for p in folder.rglob('*.part')] if folder.exists() else []
+
+def same(a, b):
+    "Names of the files that differ, seconds and dates apart"
+    out = []
+    for p in sorted(a.rglob('*')):
+        q = b/p.relative_to(a)
+        if not p.is_file() or p.suffix not in readers or p.name == 'config.json': continue
+        if not q.exists(): out.append(f'{p.name} is missing'); continue
+        if p.suffix == '.csv': x, y = ([{k: v for k, v in r.items() if k not in ('seconds', 'time')} for r in readers['.csv'](o)] for o in (p, q))
+        elif p.suffix == '.ckpt': x, y = ([v.numpy().tobytes() for k in ('model', 'ema') for v in readers['.ckpt'](o)[k].values()] for o in (p, q))
+        elif p.suffix == '.json': x, y = ({k: v for k, v in readers['.json'](o).items() if k not in ('versions', 'out', 'source', 'seconds')} for o in (p, q))
+        else: x, y = p.read_bytes(), q.read_bytes()
+        if x != y: out.append(p.name)
+    return out
+
+def pictures(folder, n=240):
+    "Three classes of noise, as files"
+    g = np.random.default_rng(0)
+    for i in range(n):
+        p = folder/f'class{i%3}'/f'{i:04}.png'
+        p.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(g.integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(p)
+
+@call_parse
+def faults(
+    kills:int=60,   # in all, shared among the jobs
+    seed:int=0,     # of the moments
+):
+    "Kills training, sampling, sweeping and preparing at random moments and goes on; what was done must be that of a run without kills."
+    rng = random.Random(seed)
+    print(f'{machine()}; {kills} kills, seed {seed}')
+    broke = 0
+    with TemporaryDirectory() as top:
+        top = Path(top)
+        pictures(top/'pictures')
+        trained = top/'trained'
+        if end(start(lambda: cli.cfg_train('digits', str(trained), steps=20, every=10))): sys.exit('training does not run at all')
+        jobs = dict(train=lambda o: cli.cfg_train('digits', str(o), steps=60, every=6), sample=lambda o: cli.cfg_sample(str(trained), n=400, bs=20, n_steps=8, out=str(o/'s.npz')),
+                    sweep=lambda o: cli.cfg_tradeoff('digits', str(o), steps=20, ws='0,.5,1', n=200, n_steps=6), prepare=lambda o: cli.cfg_prepare(str(top/'pictures'), str(o), 32, 2))
+        for job, f in jobs.items():
+            t0, clean, out = time.perf_counter(), top/f'{job}, whole', top/f'{job}, killed'
+            if code := end(start(lambda: f(clean))): print(f'{job}: does not run: {code}'); broke += 1; continue
+            took, done, halves, read = time.perf_counter()-t0, 0, 0, 0
+            while done < -(-kills//len(jobs)):
+                pid = start(lambda: f(out))
+                time.sleep(rng.uniform(.02, 1.)*took*rng.choice((.2, 1.)))
+                os.kill(pid, signal.SIGKILL)
+                code = end(pid)
+                if code == 1: print(f'{job}: the rerun after {done} kills fails'); broke += 1; break
+                if code == 0:                                           # it was faster: start anew
+                    for p in sorted(out.rglob('*'), reverse=True): p.unlink() if p.is_file() else p.rmdir()
+                    continue
+                done, halves = done+1, halves + bool(left(out))
+                try: read += whole(out) if out.exists() else 0
+                except Exception as e: print(f'{job}: half-written under its final name: {type(e).__name__}: {e}'); broke += 1; break
+            code = end(start(lambda: f(out)))
+            differ = same(clean, out) if code == 0 else [f'the last run ends with {code}']
+            rest = left(out)
+            broke += bool(differ) + bool(rest)
+            print(f'{job:8} {took:5.1f} s without kills; {done} kills, {halves} of them while a file was written; {read} files read in between, all whole; '
+                  + (f'differs: {", ".join(differ)}' if differ else 'the end is that of a run without kills, bit for bit') + (f'; left over: {", ".join(p.name for p in rest)}' if rest else ''), flush=True)
+    print('all held' if not broke else f'{broke} broke')
+    if broke: raise SystemExit(1)
