@@ -1,6 +1,8 @@
 import sys
 from .explore import explore
+from .faults import faults
 from .growth import growth
+from .hostile import hostile
 from .late import late
 from .loop import loop
 from .properties import properties
@@ -9,7 +11,7 @@ from .sampling import sampling
 from .step import step
 from .train import train
 
-benchmarks = dict(step=step, loop=loop, sampling=sampling, quality=quality, train=train, late=late, growth=growth, explore=explore, properties=properties)
+benchmarks = dict(step=step, loop=loop, sampling=sampling, quality=quality, train=train, late=late, growth=growth, explore=explore, properties=properties, faults=faults, hostile=hostile)
 name = sys.argv[1] if len(sys.argv) > 1 else ''
 if name in benchmarks:
     sys.argv[:2] = [f'{sys.argv[0]} {name}']                # what follows are the benchmark's own arguments

@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from cfg_edu import cli
 from .record import machine
 
-def start(f):
-    "`f` in a process of its own, silent; its number"
+def start(f, slow=False):
+    "`f` in a process of its own, silent, with a `slow` disk if asked for; its number"
     if pid := os.fork(): return pid
     try:
+        if slow: os.fsync = lambda fd: time.sleep(.15)       # files are being written for a good part of the time
         null = os.open(os.devnull, os.O_WRONLY)
         for o in (1, 2): os.dup2(null, o)
         f()
@@ -83,7 +84,7 @@ def faults(
             if code := end(start(lambda: f(clean))): print(f'{job}: does not run: {code}'); broke += 1; continue
             took, done, halves, read = time.perf_counter()-t0, 0, 0, 0
             while done < -(-kills//len(jobs)):
-                pid = start(lambda: f(out))
+                pid = start(lambda: f(out), slow=done%2)
                 time.sleep(rng.uniform(.02, 1.)*took*rng.choice((.2, 1.)))
                 os.kill(pid, signal.SIGKILL)
                 code = end(pid)

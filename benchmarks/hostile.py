@@ -122,7 +122,7 @@ def hostile(
 
         for what, p, f in cases():
             said, mb = attempt(lambda: f(p), canary, limit)
-            ok = said.startswith('refused') and Path(p).name.split('.')[0] in said and mb < 500
+            ok = said.startswith("refused") and Path(p).name.split(".")[0] in said and mb < 500
             if what.startswith('a judge'): ok = said == 'accepted' or said.startswith('refused')       # it may be made anew
             tried, held = tried+1, held+ok
             canary.unlink(missing_ok=True)

@@ -244,7 +244,7 @@ def _(name, draw):
     if name == 'NoiseStreams':
         k = draw(st.integers(0, 3))
         f = s.NoiseStreams(range(2), (2,), k)
-        for i in range(k): f()
+        for _ in range(k): f()
         try: f()
         except RuntimeError: return
         raise Wrong("gave more draws than were ordered")

@@ -35,7 +35,7 @@ class Free:
 
 def contestants(model, shape, y, calls, device):
     "name → (a guided sampler, its library, whom it is compared with)"
-    w, cuda = 1., device == 'cuda'
+    w = 1.
     z, lams = torch.randn(shape, device=device), torch.linspace(-6, 6, calls).to(device)
     def alone(call):
         with torch.no_grad():

@@ -97,7 +97,7 @@ def small(dls, net, r, lr, watch):
             return self.inner(x*amps(lam, x.ndim)[0], lam, _hide(cond, net.null))
     model, lib.diffusion.tqdm = Net(), lambda o: o
     watch.start()
-    for o in lib.training_loop(_loader(dls, r['bs']), model, lib.ScheduleDDPM(), Accelerator(cpu=True), 10**6, lr, conditional=True): watch(lambda: model.inner)
+    for _ in lib.training_loop(_loader(dls, r['bs']), model, lib.ScheduleDDPM(), Accelerator(cpu=True), 10**6, lr, conditional=True): watch(lambda: model.inner)
 
 def ddpm(dls, net, r, lr, watch):
     "denoising_diffusion_pytorch's `GaussianDiffusion` with the optimiser, clipping and EMA of its trainer; cosine betas, ε"

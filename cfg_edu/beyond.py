@@ -9,7 +9,6 @@ __all__ = ['Tempered', 'ClassAverage', 'Rescaled', 'AutoGuided']
 import math
 import torch
 from torch import nn, Tensor
-from .schedule import amps
 from .process import check_batch, posterior_weights
 from .denoiser import eps2x, eps2v, v2eps
 from .guidance import cfg

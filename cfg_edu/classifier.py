@@ -11,7 +11,6 @@ import torch
 from functools import partial
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .schedule import Schedule
 from .process import diffuse
 from .sampling import NoiseStreams, evaluating
 from .training import Diffuse, EMA, FiniteLoss

@@ -28,7 +28,7 @@ from .plots import show_grid, show_points
 from .denoiser import Denoiser
 from .guidance import CFG
 from .sampling import sample, sampler as step_and_grid
-from .data import dls_for, fingerprint, imagenet_classes, open_cache, prepare, replacing, rungs, to_unit, toys
+from .data import check_zip, dls_for, fingerprint, imagenet_classes, open_cache, prepare, replacing, rungs, to_unit, toys
 from .nets import load_adm, net_for
 from .training import HalfPrecision, SampleGrid, diffusion_learner
 from .metrics import evaluate, get_judge, noise_floor, paper_table, reference, show_tradeoff, to_uint8
@@ -86,7 +86,7 @@ def _write_json(path, o):
 
 def _read_json(path):
     try: return json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as e: raise ValueError(f"{path} is damaged ({e}): put it back, or choose another folder") from None
+    except (ValueError, RecursionError) as e: raise ValueError(f"{path} is damaged ({e}): put it back, or choose another folder") from None
 
 def _claim(path, settings, what):
     "Writes `settings` to `path`, or raises ValueError where other ones are there"
@@ -129,8 +129,13 @@ def load_run(
     run = Path(run)
     if not (run/f'{weights}.safetensors').exists(): raise ValueError(f"run must be a folder with a finished training, {str(run)!r} has no {weights}.safetensors: cfg_train makes it")
     config = _read_json(run/'config.json')
-    model = Denoiser(_net(config), config['predicts'])
-    model.net.load_state_dict(_read_weights(run/f'{weights}.safetensors'))
+    try:
+        with torch.device('meta'): model = Denoiser(_net(config), config['predicts'])                  # its size costs nothing before the weights are known
+        model.net.load_state_dict(_read_weights(run/f'{weights}.safetensors'), assign=True)
+    except (KeyError, TypeError, RuntimeError) as e: raise ValueError(f"{run}: config.json and {weights}.safetensors do not fit together ({str(e).splitlines()[0]})") from None
+    except ValueError as e:
+        if str(run) in str(e): raise
+        raise ValueError(f"{run/'config.json'} is damaged: {e}") from None
     return model.eval().requires_grad_(False).to(device or ('cuda' if torch.cuda.is_available() else 'cpu')), config
 
 # %% ../nbs/12_cli.ipynb #ca606731
@@ -375,6 +380,7 @@ def _jury(data, shape, n, path=None, judge=None, weights=None, against=None):
 def _read_images(path):
     "Images (n, c, h, w) and labels, or None, from an .npz"
     try:
+        check_zip(path)
         with np.load(path) as f: x, y = f['arr_0'], f['arr_1'] if 'arr_1' in f else None
     except FileNotFoundError: raise
     except Exception as e: raise ValueError(f"{path} is no .npz with arr_0, or is damaged ({type(e).__name__})") from None

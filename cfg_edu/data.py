@@ -6,7 +6,7 @@
 __all__ = ['toys', 'sources', 'glyph_names', 'glyph_fonts', 'rungs', 'to_unit', 'dealt', 'TensorDL', 'random_flip', 'data_dls',
            'toy', 'toy_dls', 'digits', 'digits_dls', 'mnist_dls', 'fashion_dls', 'cifar10_dls', 'replacing',
            'cache_dir', 'fingerprint', 'open_cache', 'cache_dls', 'draw_glyphs', 'glyphs_dls', 'area',
-           'imagenet_classes', 'prepare', 'images_dls', 'imagenet64_dls', 'dls_for']
+           'imagenet_classes', 'check_zip', 'prepare', 'images_dls', 'imagenet64_dls', 'dls_for']
 
 # %% ../nbs/07_data.ipynb #7908e8a0
 import csv, io, json, matplotlib, mmap, numpy as np, os, pickle, random, string, sys, torch, warnings, zipfile, zlib
@@ -514,6 +514,16 @@ def _unpickled(f):
     except _Refused as e: raise ValueError(f"{f} asks for {e}, which is refused: arrays of numbers and plain containers are all that it may hold") from None
     except Exception as e: raise ValueError(f"{f} is cut short or damaged ({type(e).__name__})") from None
 
+# %% ../nbs/07_data.ipynb #af106223
+def check_zip(
+    path,            # .npz or another zip; anything else passes
+    most:int=2**30,  # bytes that it may unpack to, beyond a hundred times its own size
+):
+    "Nothing, if `path` unpacks to a reasonable size. Raises ValueError that names it, before anything is unpacked."
+    if not zipfile.is_zipfile(path): return
+    with zipfile.ZipFile(path) as z: size = sum(o.file_size for o in z.infolist())
+    if size > most + 100*Path(path).stat().st_size: raise ValueError(f"{path} would unpack to {size:,} bytes: it is refused")
+
 # %% ../nbs/07_data.ipynb #d9947807
 _suffixes = {'.jpeg', '.jpg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm'}
 _block = 1000  # images in a piece
@@ -591,7 +601,9 @@ class _Member:
     @contextmanager
     def damage(self):
         try: yield
-        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as e: raise ValueError(f"{self.path} is no .npz, or is cut short or damaged ({e})") from None
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as e:
+            if str(self.path) in str(e): raise                                              # it says which file by itself
+            raise ValueError(f"{self.path} is no .npz, or is cut short or damaged ({e})") from None
     def rows(self, a, b):
         with self.damage():
             if a < self.at: self.f, self.at = zipfile.ZipFile(self.path).open(f'{self.name}.npy'), 0; self.f.read(self.head)

@@ -26,13 +26,13 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn, Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3, URL_INCEPTION_V3
-from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_fid import fid_statistics_to_metric
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 from torch_fidelity.utils import create_feature_extractor
 from tqdm.auto import tqdm
-from .data import cache_dir, digits, draw_glyphs, fingerprint, to_unit
+from .data import cache_dir, check_zip, digits, draw_glyphs, fingerprint, to_unit
 from .guidance import CFG
 from .sampling import sample
 
@@ -145,7 +145,7 @@ def cached(
         f.parent.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=f.parent, suffix='.tmp', delete=False) as tmp: tmp.write(save(ts, dict(fingerprint=fingerprint(*ts.values()))))
         os.replace(tmp.name, f)                                                         # nobody ever sees half a file
-    except OSError as e: warn(f'{name} could not be kept: {e}')
+    except OSError as e: warn(f'{name} could not be kept: {e}', stacklevel=2)
     return ts
 
 # %% ../nbs/11_metrics.ipynb #3ca8d7e8
@@ -552,11 +552,12 @@ def _read_statistics(path, judge, n_prc, seed, progress):
     "`Reference` from an .npz with `mu`, `sigma` and perhaps `arr_0`, images with the channels last"
     bad = lambda why: ValueError(f"{str(path)!r} {why}: give an .npz with mu (d,), sigma (d, d) and perhaps arr_0, uint8 (n, h, w, 3)")
     try:
+        check_zip(path)
         f = np.load(path, allow_pickle=False)                                           # a pickle could run anything
         if not hasattr(f, 'files'): raise bad('is a single array')
         with f: mu, sigma, images = (f[k] if k in f.files else None for k in ('mu', 'sigma', 'arr_0'))
     except FileNotFoundError: raise FileNotFoundError(f"no statistics at {str(path)!r}: for ImageNet 64 fetch {URL_STATISTICS} and name the file") from None
-    except (OSError, EOFError, BadZipFile, ZlibError, UnpicklingError, ValueError) as e:
+    except (OSError, EOFError, BadZipFile, ZlibError, UnpicklingError, ValueError, MemoryError) as e:
         if type(e) is ValueError and 'give an .npz' in str(e): raise
         raise bad('is damaged, or holds something else than plain arrays') from e
     if mu is None or sigma is None: raise bad(f"has no {' and no '.join(k for k, o in dict(mu=mu, sigma=sigma).items() if o is None)}")

@@ -25,7 +25,7 @@ from fastai.learner import Learner, Recorder
 from fastai.callback.core import Callback, CancelFitException, CancelStepException
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.schedule import ParamScheduler, combined_cos
-from fastai.callback.progress import ProgressCallback
+from fastai.callback.progress import ProgressCallback  # noqa: F401 (it brings `no_bar`)
 from fastai.callback.training import GradientAccumulation
 from fastai.distributed import DistributedDL, DistributedTrainer
 from fastai.optimizer import OptimWrapper
