@@ -17,7 +17,7 @@ def start(f, slow=False):
     "`f` in a process of its own, silent, with a `slow` disk if asked for; its number"
     if pid := os.fork(): return pid
     try:
-        if slow: os.fsync = lambda fd: time.sleep(.15)       # files are being written for a good part of the time
+        if slow: os.fsync = lambda fd: time.sleep(.4)       # files are being written for a good part of the time
         null = os.open(os.devnull, os.O_WRONLY)
         for o in (1, 2): os.dup2(null, o)
         f()

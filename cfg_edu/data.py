@@ -115,6 +115,7 @@ def data_dls(
 )->DataLoaders:        # `train`, shuffled and in whole batches alone, and `valid`, with `.vocab` and `.c`
     "Loaders for any tensors. Raises ValueError where x, y, vocab, valid and bs do not fit together."
     x, y, n, vocab = torch.as_tensor(x), torch.as_tensor(y).long(), len(x), L(vocab)
+    if n < 2: raise ValueError(f"x must hold at least two examples, one to train on and one held out, got {n}")
     if y.shape != (n,): raise ValueError(f"y must hold a class for each of the {n} examples, got shape {tuple(y.shape)}")
     if y.min() < 0 or y.max() >= len(vocab): raise ValueError(f"y must lie in 0…{len(vocab)-1}, one of the {len(vocab)} names in vocab, got {y.min()} to {y.max()}")
     if x.dtype != torch.uint8:
@@ -160,8 +161,9 @@ def toy(
     n:int,      # points
     seed:int=0, # of the draw
 )->tuple:       # x (n, 2) float32, y (n,) int64
-    "Points of a law in the plane and their classes. Raises ValueError for an unknown `name`."
+    "Points of a law in the plane and their classes. Raises ValueError for an unknown `name` or n < 1."
     if name not in toys: raise ValueError(f"name must be one of {', '.join(toys)}, got {name!r}")
+    if n < 1: raise ValueError(f"n must be at least 1, got {n}")
     return toys[name](n, torch.Generator().manual_seed(seed))
 
 def toy_dls(

@@ -50,14 +50,16 @@ def three()->Mixture:
 def ring(
     k:int=8,  # components, even
 )->Mixture:   # k/2 classes
-    "`k` round components on a circle; opposite ones share a class, so that each class has two modes"
+    "`k` round components on a circle; opposite ones share a class, so that each class has two modes. Raises ValueError unless k is even and positive."
+    if k < 2 or k%2: raise ValueError(f"k must be even and at least 2, got {k}")
     a = torch.arange(k, dtype=torch.float64)*2*math.pi/k
     return Mixture([1]*k, .75*torch.stack([a.cos(), a.sin()], 1), [.01]*k, torch.arange(k)%(k//2))
 
 def grid(
     side:int=3,  # components a side
 )->Mixture:      # `side` classes
-    "`side`² elongated components on a square; a row is a class, and weights fall from left to right"
+    "`side`² elongated components on a square; a row is a class, and weights fall from left to right. Raises ValueError for side < 1."
+    if side < 1 or side != int(side): raise ValueError(f"side must be an integer of at least 1, got {side}")
     c = torch.linspace(-.7, .7, side, dtype=torch.float64)
     means = torch.cartesian_prod(c, c).flip(1)
     t = torch.arange(side*side, dtype=torch.float64)

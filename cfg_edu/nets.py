@@ -493,6 +493,7 @@ def net_for(
         unet_small=lambda: unet_small(n_classes, shape[0], shape[-1], **kwargs), unet_32=lambda: unet_32(n_classes, shape[0], shape[-1], **kwargs),
         unet_64=lambda: unet_64(n_classes, shape[0], **kwargs), adm64=lambda: adm64(n_classes, **kwargs))
     if name not in presets: raise ValueError(f"name must be one of {', '.join(presets)}, got {name!r}")
+    if not shape: raise ValueError(f"shape must be (2,) or (c, h, w), got {shape}")
     net = presets[name]()
     if net.shape != tuple(shape): raise ValueError(f"net {name!r} takes examples of shape {net.shape}, got data of shape {tuple(shape)}")
     return net

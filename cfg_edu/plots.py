@@ -143,6 +143,7 @@ def show_grid(
     "A grid of images, row by row; pixels that are not finite are magenta. Raises ValueError unless `x` holds float images."
     if x.ndim != 4 or x.shape[1] not in (1, 3): raise ValueError(f"x must have shape (n, 1, h, w) or (n, 3, h, w), got {tuple(x.shape)}")
     if not x.is_floating_point(): raise ValueError(f"x must be float in [-1, 1], got {x.dtype}")
+    if not len(x): raise ValueError("x must hold at least one image, got none")
     n, _, h, w = x.shape
     _labels(labels, n, 'labels')
     ncols = ncols or ceil(n**.5)

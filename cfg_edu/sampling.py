@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from numbers import Integral
 from torch import nn, Tensor
 from tqdm.auto import tqdm
+from warnings import warn
 from .schedule import amps, Schedule
 from .process import posterior_weights, transition_var
 
@@ -127,6 +128,17 @@ def evaluating(
         for m in on: m.training = True
 
 # %% ../nbs/06_sampling.ipynb #961a534b
+class _Found(Exception): pass
+
+def _warn_of(model, x, y, step, lams, seed, clip, device, dtype):
+    "Warns of samples that are not finite, and draws them again to say where that began"
+    def look(i, lam, z, x_hat):
+        if not x_hat.isfinite().all(): raise _Found(f', from call {i+1} on, at λ = {lam:.4g}')
+    where = ''
+    try: sample(model, tuple(x.shape), y, step, lams, seed=seed, clip=clip, device=device, dtype=dtype, cb=look)
+    except _Found as e: where = str(e)
+    warn(f'{int((~x.isfinite()).flatten(1).any(1).sum())} of {len(x)} samples are not finite{where}', stacklevel=3)
+
 @torch.no_grad()
 def sample(
     model,                # the contract: `model(z, lam, y) -> eps`
@@ -143,11 +155,11 @@ def sample(
     cb=None,              # called as `cb(i, lam, z, x_hat)` after every call of the model
     progress:bool=False,  # show a progress bar, in a notebook or a terminal
 )->Tensor:                # (n, …) samples
-    "Samples from `model` along rising λ; the last call returns x̂ (Ho & Salimans, §2). Raises ValueError where an argument does not fit."
+    "Samples from `model` along rising λ; the last call returns x̂ (Ho & Salimans, §2). Raises ValueError where an argument does not fit; warns of samples that are not finite, with the λ where they began."
     lams = Schedule().grid(n_steps) if lams is None else torch.as_tensor(lams, dtype=torch.float64).cpu()
     n, y = _check_sample(shape, y, lams, clip, bs, getattr(model, 'null', None))
     device = device or next((p.device for p in model.parameters()), None) if isinstance(model, nn.Module) else device
-    table = _table(step, lams)
+    table, grid = _table(step, lams), lams
     lams = torch.cat([lams[:1], table[:,0]])                                         # where the model is called
     n_draws, rows, (alpha, sigma) = 1 + int(table[:,4].count_nonzero()), table.tolist(), (o.tolist() for o in amps(lams))
     levels, bs, out = lams.to(device, torch.promote_types(dtype, torch.float32)), bs or n, []
@@ -169,6 +181,7 @@ def sample(
                 if c: z.add_(x_prev, alpha=c)
                 if d: z.add_(noise(), alpha=d)
                 x_prev = x_hat
+            if not x_hat.isfinite().all(): _warn_of(model, x_hat, y_b, step, grid, seeds[0], clip, device, dtype)
             out.append(x_hat)
     return torch.cat(out)
 

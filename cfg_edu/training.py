@@ -355,6 +355,12 @@ def _epochs_done(learn, path):
 class HalfPrecision(MixedPrecision):
     "fastai's `MixedPrecision` on any device: the network in `amp_mode`, 'bf16' or 'fp16', weights, noise and loss in float32. Raises ValueError for another mode, FloatingPointError after `patience` steps in a row that overflowed."
     patience, restore = 50, staticmethod(noop)
+    def __init__(self,
+        amp_mode='fp16', # 'bf16' or 'fp16'
+        **kwargs,        # for `torch.amp.GradScaler`
+    ):
+        if amp_mode not in (*AMPMode, *(m.value for m in AMPMode)): raise ValueError(f"amp_mode must be bf16 or fp16, got {amp_mode!r}")
+        super().__init__(amp_mode, **kwargs)
     def before_fit(self):
         device, half = next(self.model.parameters()).device.type, self.amp_mode == AMPMode.FP16
         if device == 'cuda': super().before_fit()
