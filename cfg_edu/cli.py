@@ -164,9 +164,10 @@ def cfg_prepare(
     size:int=64,        # pixels
     n_workers:int=None, # processes that read photographs; default: one for each core
 ):
-    "Makes small images once, for training without waiting; run it again to continue where it stopped. Raises ValueError or FileNotFoundError for whatever cannot be used."
+    "Makes small images once, for training without waiting; run it again to continue where it stopped, or to read every byte of what is finished. Raises ValueError or FileNotFoundError for whatever cannot be used."
     folder = prepare(path, out, size, n_workers)
     x, y, meta = open_cache(folder)
+    if fingerprint(x, y, meta['vocab'], meta['n_train']) != meta['fingerprint']: raise ValueError(f"{folder} is damaged: its images are not those that were made; remove the folder and prepare them again")
     _say(f"{folder}: {meta['n']:,} images of {size}×{size}, {meta['n_train']:,} of them to train on, {len(meta['vocab'])} classes")
     return folder
 
