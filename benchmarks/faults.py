@@ -3,7 +3,7 @@ Work that is killed at random moments, again and again, and must end as if nothi
 
     python -m benchmarks faults --kills 60
 """
-import csv, json, os, random, signal, sys, time
+import csv, json, os, random, resource, signal, sys, time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 import numpy as np, torch
@@ -55,6 +55,65 @@ def same(a, b):
         if x != y: out.append(p.name)
     return out
 
+def outcome(f, note, before=lambda: None):
+    "Starts `f` after `before`; what it says in the end is written to the file `note`"
+    def run():
+        before()
+        try: f(); text = 'done'
+        except (ValueError, OSError, FloatingPointError) as e: text = f'refused: {e}'
+        except BaseException as e: text = f'{type(e).__name__}: {e}'
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        note.write_text(text)
+    return start(run)
+
+def full(size):
+    "From now on no file may be larger than `size` bytes: to whoever writes, a full disk"
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+def once(top, jobs):
+    "Faults that need no chance: each with what must hold afterwards. Yields (what, held, what was said)"
+    note = top/'note'
+    def ended(pid): end(pid); return note.read_text() if note.exists() else 'died'
+    for job, size in dict(train=200_000, sample=2000, prepare=300_000).items():
+        out = top/f'full, {job}'
+        said = ended(outcome(lambda: jobs[job](out), note, lambda: full(size)))
+        held = said.startswith('refused') and not left(out)*(job != 'prepare')
+        if out.exists(): whole(out)
+        again = ended(outcome(lambda: jobs[job](out), note))
+        yield f'{job}: the disk is full, then has room again', held and again == 'done' and not same(top/job, out), said
+    for job in ('train', 'sample', 'prepare'):
+        out = top/f'locked, {job}'
+        out.mkdir(mode=0o555)
+        os.chmod(top, 0o755)  # noqa: S103
+        note.unlink(missing_ok=True); note.touch(); os.chmod(note, 0o666)  # noqa: S103
+        small = lambda o: cli.cfg_train('moons', str(o), steps=2, every=1, bs=8) if job == 'train' else jobs[job](o)    # the digits' file may lie in a home that the other user cannot read
+        said = ended(outcome(lambda: small(out), note, lambda: os.setuid(65534) if os.getuid() == 0 else None))
+        yield f'{job}: the folder may not be written to', said.startswith('refused') and not any(out.iterdir()), said
+    for job in ('train', 'sweep'):
+        out, other = top/f'twice, {job}', top/'other'
+        first = outcome(lambda: jobs[job](out), note)
+        while not (out/'.lock').exists(): time.sleep(.01)
+        end(outcome(lambda: jobs[job](out), other))
+        said, first = other.read_text(), ended(first)
+        yield f'{job}: twice at once in one folder', said.startswith('refused') and 'another process' in said and first == 'done' and not same(top/job, out), said
+    out = top/'worker'
+    pid = outcome(lambda: cli.cfg_prepare(str(top/'many'), str(out), 32, 2), note)
+    children = lambda: [int(o) for p in Path(f'/proc/{pid}/task').iterdir() for o in (p/'children').read_text().split()]
+    while not (found := children()): time.sleep(.01)
+    time.sleep(.3)
+    os.kill(found[0], signal.SIGKILL)
+    said = ended(pid)
+    again = ended(outcome(lambda: cli.cfg_prepare(str(top/'many'), str(out), 32, 2), note))
+    yield 'prepare: a process that reads pictures is killed', said.startswith('refused') and again == 'done', said
+    out = top/'stopped'
+    pid = outcome(lambda: jobs['train'](out), note)
+    time.sleep(4)
+    os.kill(pid, signal.SIGINT)
+    said = ended(pid)
+    again = ended(outcome(lambda: jobs['train'](out), note))
+    yield 'train: Ctrl-C', said.startswith('KeyboardInterrupt') and again == 'done' and not same(top/'train', out), said
+
 def pictures(folder, n=240):
     "Three classes of noise, as files"
     g = np.random.default_rng(0)
@@ -75,12 +134,13 @@ def faults(
     with TemporaryDirectory() as top:
         top = Path(top)
         pictures(top/'pictures')
+        pictures(top/'many', 6000)
         trained = top/'trained'
         if end(start(lambda: cli.cfg_train('digits', str(trained), steps=20, every=10))): sys.exit('training does not run at all')
         jobs = dict(train=lambda o: cli.cfg_train('digits', str(o), steps=60, every=6), sample=lambda o: cli.cfg_sample(str(trained), n=400, bs=20, n_steps=8, out=str(o/'s.npz')),
                     sweep=lambda o: cli.cfg_tradeoff('digits', str(o), steps=20, ws='0,.5,1', n=200, n_steps=6), prepare=lambda o: cli.cfg_prepare(str(top/'pictures'), str(o), 32, 2))
         for job, f in jobs.items():
-            t0, clean, out = time.perf_counter(), top/f'{job}, whole', top/f'{job}, killed'
+            t0, clean, out = time.perf_counter(), top/job, top/f'{job}, killed'
             if code := end(start(lambda: f(clean))): print(f'{job}: does not run: {code}'); broke += 1; continue
             took, done, halves, read = time.perf_counter()-t0, 0, 0, 0
             while done < -(-kills//len(jobs)):
@@ -101,5 +161,8 @@ def faults(
             broke += bool(differ) + bool(rest)
             print(f'{job:8} {took:5.1f} s without kills; {done} kills, {halves} of them while a file was written; {read} files read in between, all whole; '
                   + (f'differs: {", ".join(differ)}' if differ else 'the end is that of a run without kills, bit for bit') + (f'; left over: {", ".join(p.name for p in rest)}' if rest else ''), flush=True)
+        for what, held, said in once(top, jobs):
+            broke += not held
+            print(f"{'held ' if held else 'BROKE'} {what}: {said.replace(str(top), '…')[:200]}", flush=True)
     print('all held' if not broke else f'{broke} broke')
     if broke: raise SystemExit(1)

@@ -12,6 +12,7 @@ __all__ = ['toys', 'sources', 'glyph_names', 'glyph_fonts', 'rungs', 'to_unit', 
 import csv, io, json, matplotlib, mmap, numpy as np, os, pickle, random, string, sys, torch, warnings, zipfile, zlib
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from hashlib import sha256
@@ -322,6 +323,7 @@ def _ahead(make, pieces, n_workers):
             waiting.append(pool.submit(make, p))
             if len(waiting) > 2*n_workers: yield waiting.popleft().result()
         while waiting: yield waiting.popleft().result()
+    except BrokenProcessPool: raise OSError("a process that reads pictures was ended from outside, perhaps for want of memory: run it again, with fewer n_workers, and it continues") from None
     finally: pool.shutdown(cancel_futures=True)
 
 def _finished(folder, key):

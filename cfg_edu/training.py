@@ -289,7 +289,9 @@ class Checkpoint(Callback):
         if not all(p.isfinite().all() for p in self.model.parameters()): raise FloatingPointError(f"the weights are no longer finite after epoch {self.done+self.epoch+1}: {self.path} keeps the last good ones")
         self.rows.append([self.done+self.epoch+1, self.train_iter//_per_step(self.learn), *self.recorder.values[-1]])
         if rank_distrib() == 0:
-            with replacing(self.path) as f: torch.save(self.state(), f)
+            with replacing(self.path) as f:
+                try: torch.save(self.state(), f)
+                except RuntimeError as e: raise OSError(f"{self.path} could not be written, perhaps for want of space; the one before it is whole") from e     # so torch says it
             lines = [['epoch', 'step', *self.recorder.metric_names[1:-1]], *([f'{o:.6g}' for o in r] for r in self.rows)]
             with replacing(self.path.with_name('log.csv')) as f: f.write(''.join(','.join(l) + '\n' for l in lines).encode())
         distrib_barrier()                                   # nobody goes on before it is written
