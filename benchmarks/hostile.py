@@ -10,7 +10,7 @@ import numpy as np, torch
 from fastcore.script import call_parse
 from cfg_edu import cli, data, metrics, nets
 from cfg_edu.training import diffusion_learner
-from .faults import end
+from .faults import end, start
 
 class Evil:
     "Makes a file when it is unpickled"
@@ -67,7 +67,7 @@ def hostile(
         top, run = Path(top), Path(top)/'run'
         canary = top/'canary'
         evil = pickle.dumps(Evil(canary))
-        if end(os.fork() or _train(run)): sys.exit('training does not run at all')
+        if end(start(lambda: cli.cfg_train('digits', str(run), steps=2, every=1))): sys.exit('training does not run at all')
         folder = lambda name: (top/name).mkdir(exist_ok=True) or top/name
 
         def cases():
@@ -120,6 +120,8 @@ def hostile(
             os.environ['CFG_EDU_CACHE'] = str(folder('judges'))
             yield 'a judge of its own with code', top, lambda p: _judge(p/'judges', evil)
 
+        if attempt(lambda: pickle.loads(evil), canary, limit)[0] != 'RAN CODE': sys.exit('the trap does not work')
+        canary.unlink()
         for what, p, f in cases():
             said, mb = attempt(lambda: f(p), canary, limit)
             ok = said.startswith("refused") and Path(p).name.split(".")[0] in said and mb < 500
@@ -130,20 +132,13 @@ def hostile(
     print(f'{held} of {tried} held')
     if held < tried: raise SystemExit(1)
 
-def _train(run):
-    null = os.open(os.devnull, os.O_WRONLY)
-    for o in (1, 2): os.dup2(null, o)
-    try: cli.cfg_train('digits', str(run), steps=2, every=1); os._exit(0)
-    except BaseException: os._exit(1)
-
 def _learner(): return diffusion_learner(data.digits_dls(), nets.unet_digits())
 
 def _judge(folder, evil):
     "Replaces what the digits' judge has stored by `evil`, and asks for it"
-    metrics.get_judge.cache_clear() if hasattr(metrics.get_judge, 'cache_clear') else None
-    metrics._made.cache_clear() if hasattr(metrics._made, 'cache_clear') else None
-    metrics.get_judge('digits')
-    for p in folder.rglob('*'):
-        if p.is_file(): p.write_bytes(evil)
-    if hasattr(metrics._made, 'cache_clear'): metrics._made.cache_clear()
-    metrics.get_judge('digits')
+    for _ in range(2):
+        metrics._made.cache_clear()
+        metrics.get_judge('digits')
+        files = [p for p in folder.rglob('*') if p.is_file()]
+        if not files: raise RuntimeError('the judge stores nothing here')
+        for p in files: p.write_bytes(evil)

@@ -44,7 +44,6 @@ def is_close(got, want, dtype):
     ok |= (got.isnan() & want.isnan()) | (got == want)
     if not ok.all(): raise Wrong(f"{got[~ok][0]:g} instead of {want[~ok][0]:g}")
 
-# ---- arguments ----
 def strategies():
     from hypothesis import strategies as st
     floats = st.sampled_from([torch.float32]*4 + [torch.float64, torch.bfloat16, torch.float16])
@@ -82,7 +81,6 @@ def classes(draw, b, n):
 def slow_amps(lam): return (1/(1 + (-lam.double()).exp())).sqrt(), (1/(1 + lam.double().exp())).sqrt()
 def along(t, z): return t.reshape(-1, *[1]*(z.ndim-1))
 
-# ---- checks ----
 @check('amps')
 def _(name, draw):
     from cfg_edu.schedule import amps

@@ -100,11 +100,12 @@ def _claim(path, settings, what):
 
 @contextmanager
 def _alone(path):
-    "Nobody else writes to the folder `path` meanwhile. Raises ValueError where somebody does."
+    "Nobody else writes to the folder `path` meanwhile (not on Windows). Raises ValueError where somebody does."
     def lock():
         path.mkdir(parents=True, exist_ok=True)
         f = held.enter_context(open(path/'.lock', 'w'))
-        try: fcntl and fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if fcntl is None: return
+        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError: raise ValueError(f"another process works in {path}: wait for it, or give another folder") from None
     with ExitStack() as held:
         _first(lock)

@@ -69,6 +69,10 @@ def score2eps(
     return -amps(lam, score.ndim)[1]*score
 
 # %% ../nbs/04_denoiser.ipynb #99d52366
+def _apart(z):
+    "Whether two calls beat one of twice the size, which would leave a CPU's caches"
+    return z.is_cpu and z.numel() > 4096
+
 def both(
     model,       # `model(z, lam, y)`; its own `both(z, lam, y)` is used where it has one, and its `null`
     z:Tensor,    # (b, …) noisy data
@@ -79,7 +83,7 @@ def both(
     compiled = hasattr(model, '_orig_mod') or getattr(model, '_compiled_call_impl', None) is not None    # by `torch.compile(model)`, or by `model.compile()`
     if hasattr(model, 'both') and not compiled: return model.both(z, lam, y)
     null = getattr(model, 'null', None)
-    if null is None or z.is_cpu and z.numel() > 4096: return model(z, lam, y), model(z, lam, None)      # twice as much would leave the caches
+    if null is None or _apart(z): return model(z, lam, y), model(z, lam, None)
     twice = lam[:1].expand(2*len(lam)) if lam.stride(0) == 0 else torch.cat([lam, lam])   # one level stays one level
     return model(torch.cat([z, z]), twice, torch.cat([y, torch.full_like(y, null)])).chunk(2)
 

@@ -19,7 +19,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from zipfile import is_zipfile
-from .denoiser import Denoiser
+from .denoiser import Denoiser, _apart
 
 # %% ../nbs/08_nets.ipynb #6ce0fb19
 def clock(
@@ -72,6 +72,7 @@ def _zeroed(m):
 # %% ../nbs/08_nets.ipynb #405d795b
 class MLP(nn.Module, PyTorchModelHubMixin, library_name='cfg_edu'):
     "Residual blocks on points, scaled and shifted by λ and class. Raises ValueError for a size below 1 or odd `features`."
+    features:int                                            # `store_attr` sets it
     def __init__(self,
         n_classes:int,    # classes; label `n_classes` is null
         dim:int=2,        # coordinates of a point
@@ -83,7 +84,7 @@ class MLP(nn.Module, PyTorchModelHubMixin, library_name='cfg_edu'):
         if min(n_classes, dim, width, depth, features) < 1 or features%2:
             raise ValueError(f"n_classes, dim, width, depth, features must be at least 1, features even, got {n_classes}, {dim}, {width}, {depth}, {features}")
         store_attr()
-        self.null, self.shape, self.features = n_classes, (dim,), features
+        self.null, self.shape = n_classes, (dim,)
         self.time_embed = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
         self.label_emb = nn.Embedding(n_classes, width)
         self.scale_shift = nn.Linear(width, 2*depth*width)
@@ -189,7 +190,7 @@ class AttentionBlock(nn.Module):
     )->Tensor:     # (b, ch, h, w)
         "Each pixel plus what it collects from all pixels."
         qkv = self.qkv(self.norm(x).flatten(2).transpose(1, 2))
-        if qkv.is_cpu and qkv.dtype in (torch.bfloat16, torch.float16):     # a CPU needs ten times as long for a gradient in halves
+        if qkv.is_cpu and qkv.dtype in (torch.bfloat16, torch.float16):     # a CPU's kernel for the gradient is several times slower in halves
             with torch.autocast('cpu', enabled=False): h = F.scaled_dot_product_attention(*self.split(qkv.float())).to(qkv.dtype)
         else: h = F.scaled_dot_product_attention(*self.split(qkv))
         return x + self.proj_out(h.transpose(1, 2).flatten(2)).transpose(1, 2).reshape(x.shape)
@@ -209,6 +210,7 @@ def _no_autocast(device):
 
 class Encoder(nn.Module):
     "The left half of ADM's U-Net and its bottom. Raises ValueError for sizes that do not fit together, or an unknown `clock`."
+    model_channels:int                                      # `store_attr` sets it
     def __init__(self,
         image_size:int,         # height and width, pixels
         in_channels:int,        # channels of z
@@ -226,7 +228,7 @@ class Encoder(nn.Module):
         if clock not in ('arctan', 'adm'): raise ValueError(f"clock must be 'arctan' or 'adm', got {clock!r}")
         store_attr()
         self.recompute = False  # in training, compute each stage again for its gradient instead of storing what is inside?
-        self.null, self.shape, self.model_channels, d = n_classes, (in_channels, image_size, image_size), model_channels, 4*model_channels
+        self.null, self.shape, d = n_classes, (in_channels, image_size, image_size), 4*model_channels
         self.sizes, self.chs = self._check(), [m*model_channels for m in channel_mult]   # of each level
         self.time_embed = nn.Sequential(nn.Linear(model_channels, d), nn.SiLU(), nn.Linear(d, d))
         self.label_emb = nn.Embedding(n_classes, d)
@@ -358,7 +360,7 @@ def both(self:UNet,
     y:Tensor,    # (b,) int64 classes 0…n, n for null
 )->tuple:        # the outputs with the class and without, each of the shape and dtype of `z`
     "What `forward` says with `y` and with null; what comes before the class is computed once. Raises ValueError as `forward` does."
-    if self.told[1] and z.is_cpu and z.numel() > 4096: return self(z, lam, y), self(z, lam)         # nothing to share, and twice as much would leave the caches
+    if self.told[1] and _apart(z): return self(z, lam, y), self(z, lam)     # nothing to share
     check_inputs(self, z, lam, y)
     return self._through(z, self.embed(lam), torch.cat([y, torch.full_like(y, self.null)])).chunk(2)
 

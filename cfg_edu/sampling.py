@@ -9,6 +9,7 @@ __all__ = ['samplers', 'ancestral', 'ddim', 'heun', 'dpmpp_2m', 'NoiseStreams', 
 import math
 import torch
 from contextlib import contextmanager
+from functools import partial
 from numbers import Integral
 from torch import nn, Tensor
 from tqdm.auto import tqdm
@@ -130,12 +131,12 @@ def evaluating(
 # %% ../nbs/06_sampling.ipynb #961a534b
 class _Found(Exception): pass
 
-def _warn_of(model, x, y, step, lams, seed, clip, device, dtype):
-    "Warns of samples that are not finite, and draws them again to say where that began"
+def _warn_of(x, again):
+    "Warns of samples that are not finite; `again` draws them once more, to say where that began"
     def look(i, lam, z, x_hat):
         if not x_hat.isfinite().all(): raise _Found(f', from call {i+1} on, at λ = {lam:.4g}')
     where = ''
-    try: sample(model, tuple(x.shape), y, step, lams, seed=seed, clip=clip, device=device, dtype=dtype, cb=look)
+    try: again(cb=look)
     except _Found as e: where = str(e)
     warn(f'{int((~x.isfinite()).flatten(1).any(1).sum())} of {len(x)} samples are not finite{where}', stacklevel=3)
 
@@ -181,7 +182,7 @@ def sample(
                 if c: z.add_(x_prev, alpha=c)
                 if d: z.add_(noise(), alpha=d)
                 x_prev = x_hat
-            if not x_hat.isfinite().all(): _warn_of(model, x_hat, y_b, step, grid, seeds[0], clip, device, dtype)
+            if not x_hat.isfinite().all(): _warn_of(x_hat, partial(sample, model, tuple(x_hat.shape), y_b, step, grid, seed=seeds[0], clip=clip, device=device, dtype=dtype))
             out.append(x_hat)
     return torch.cat(out)
 
