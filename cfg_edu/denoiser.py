@@ -70,8 +70,8 @@ def score2eps(
 
 # %% ../nbs/04_denoiser.ipynb #99d52366
 def _apart(z):
-    "Whether two calls beat one of twice the size, which would leave a CPU's caches"
-    return z.is_cpu and z.numel() > 4096
+    "Whether two calls beat one of twice the size, which would leave a CPU's caches; a single image is better doubled"
+    return z.is_cpu and len(z) > 1 and z.numel() > 4096
 
 def both(
     model,       # `model(z, lam, y)`; its own `both(z, lam, y)` is used where it has one, and its `null`

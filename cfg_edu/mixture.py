@@ -36,7 +36,7 @@ class Mixture:
             raise ValueError(f"labels must be {k} classes that cover 0 … n−1, got {self.labels.tolist()}")
         self.weights, self.means, self.covs = weights/weights.sum(), means, covs
         self.vars, self.axes = torch.linalg.eigh(covs)
-        self.flat = self.axes.transpose(0, 1).reshape(d, k*d)                 # all axes side by side: z @ flat projects on each
+        self.flat = self.axes.transpose(0, 1).reshape(d, k*d)                 # all axes side by side: `z @ flat` projects on each
         self.centres = torch.einsum('kij,ki->kj', self.axes, means)           # the means along their own axes
         if not torch.equal(covs, covs.mT): raise ValueError("covs must be symmetric")
         if not (self.vars > 0).all(): raise ValueError(f"covs must be positive definite, smallest eigenvalue {self.vars.min():g}")
@@ -93,7 +93,8 @@ def _parts(self:Mixture, z, lam, y=None):
     if z.ndim != 2 or z.shape[1] != self.means.shape[1]: raise ValueError(f"z must have shape (b, {self.means.shape[1]}), got {tuple(z.shape)}")
     if lam.shape != z.shape[:1]: raise ValueError(f"lam must have shape ({len(z)},), got {tuple(lam.shape)}")
     alpha, sigma = (o.to(z.dtype) for o in amps(lam, 3))
-    d = ((z @ self.flat.to(z)).reshape(len(z), *self.vars.shape) - alpha*self.centres.to(z))
+    along = sum(z[:,i,None]*o for i, o in enumerate(self.flat.to(z)))       # z @ flat, but rounded alike in every batch
+    d = along.reshape(len(z), *self.vars.shape) - alpha*self.centres.to(z)
     var = alpha**2*self.vars.to(z) + sigma**2
     logw = self.weights.log().to(z) - .5*(d**2/var + (2*math.pi*var).log()).sum(-1)
     if y is not None: logw = logw.masked_fill((y[:,None] != self.labels.to(y.device)) & (y[:,None] != self.null), -math.inf)

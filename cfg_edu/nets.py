@@ -69,6 +69,15 @@ def _zeroed(m):
     for p in m.parameters(): nn.init.zeros_(p)
     return m
 
+def _linear(x, weight, bias):
+    "`F.linear` that rounds alike for every batch: on a CPU it gets 64 rows at least, for fewer meet other kernels"
+    rows = x.shape[:-1]
+    if not x.is_cpu or rows.numel() >= 64: return F.linear(x, weight, bias)
+    return F.linear(F.pad(x.flatten(0, -2), (0, 0, 0, 64-rows.numel())), weight, bias)[:rows.numel()].unflatten(0, rows)
+
+class _Linear(nn.Linear):
+    def forward(self, x): return _linear(x, self.weight, self.bias)
+
 # %% ../nbs/08_nets.ipynb #405d795b
 class MLP(nn.Module, PyTorchModelHubMixin, library_name='cfg_edu'):
     "Residual blocks on points, scaled and shifted by λ and class. Raises ValueError for a size below 1 or odd `features`."
@@ -85,9 +94,9 @@ class MLP(nn.Module, PyTorchModelHubMixin, library_name='cfg_edu'):
             raise ValueError(f"n_classes, dim, width, depth, features must be at least 1, features even, got {n_classes}, {dim}, {width}, {depth}, {features}")
         store_attr()
         self.null, self.shape = n_classes, (dim,)
-        self.time_embed = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
+        self.time_embed = nn.Sequential(_Linear(features, width), nn.SiLU(), _Linear(width, width))
         self.label_emb = nn.Embedding(n_classes, width)
-        self.scale_shift = nn.Linear(width, 2*depth*width)
+        self.scale_shift = _Linear(width, 2*depth*width)
         self.inp, self.out = nn.Linear(dim, width), _zeroed(nn.Linear(width, dim))
         self.w1, self.w2 = [nn.ModuleList(nn.Linear(width, width) for _ in range(depth)) for _ in range(2)]
 
@@ -125,7 +134,14 @@ class GroupNorm32(nn.GroupNorm):
         return F.group_norm(inside, self.num_groups, self.weight.float(), self.bias.float(), self.eps).to(x.dtype)
 
 # %% ../nbs/08_nets.ipynb #f880baa0
-def _conv(i, o, k=3): return nn.Conv2d(i, o, k, padding=k//2)
+class _Conv(nn.Conv2d):
+    "A convolution that rounds alike for every batch: on a CPU, PyTorch has other kernels for a single small image, and for single pixels of few images"
+    def forward(self, x):
+        if not x.is_cpu: return super().forward(x)
+        if self.kernel_size == (1, 1): return torch.baddbmm(self.bias[:,None], self.weight.flatten(1).expand(len(x), -1, -1), x.flatten(2)).unflatten(2, x.shape[2:])
+        return super().forward(x.expand(2, -1, -1, -1))[:1] if len(x) == 1 and x.numel() <= 20_480 else super().forward(x)
+
+def _conv(i, o, k=3): return _Conv(i, o, k, padding=k//2)
 def _twice(x): return x.repeat(2, *[1]*(x.ndim-1))
 
 # %% ../nbs/08_nets.ipynb #8c76d323
@@ -143,7 +159,7 @@ class ResBlock(nn.Module):
         out_ch = out_ch or ch
         self.in_layers = nn.Sequential(GroupNorm32(ch), nn.SiLU(), _conv(ch, out_ch))
         self.h_upd = self.x_upd = nn.Upsample(scale_factor=2) if up else nn.AvgPool2d(2) if down else nn.Identity()
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_ch, 2*out_ch))
+        self.emb_layers = nn.Sequential(nn.SiLU(), _Linear(emb_ch, 2*out_ch))
         self.out_layers = nn.Sequential(GroupNorm32(out_ch), nn.SiLU(), nn.Dropout(dropout), _zeroed(_conv(out_ch, out_ch)))
         self.skip_connection = nn.Identity() if out_ch == ch else _conv(ch, out_ch, 1)
 
@@ -162,7 +178,7 @@ class ResBlock(nn.Module):
 class _OnRows(nn.Conv1d):
     "A linear layer for pixels that are rows; its weights have the shape of ADM's, a convolution's over single pixels"
     def __init__(self, i, o): super().__init__(i, o, 1)
-    def forward(self, x): return F.linear(x, self.weight[...,0], self.bias)
+    def forward(self, x): return _linear(x, self.weight[...,0], self.bias)
 
 class AttentionBlock(nn.Module):
     "x + self-attention over the pixels. Raises ValueError for an unknown `qkv_order`, or heads that do not divide the channels."
@@ -230,7 +246,7 @@ class Encoder(nn.Module):
         self.recompute = False  # in training, compute each stage again for its gradient instead of storing what is inside?
         self.null, self.shape, d = n_classes, (in_channels, image_size, image_size), 4*model_channels
         self.sizes, self.chs = self._check(), [m*model_channels for m in channel_mult]   # of each level
-        self.time_embed = nn.Sequential(nn.Linear(model_channels, d), nn.SiLU(), nn.Linear(d, d))
+        self.time_embed = nn.Sequential(_Linear(model_channels, d), nn.SiLU(), _Linear(d, d))
         self.label_emb = nn.Embedding(n_classes, d)
         ch = self.chs[0]
         self.input_blocks, self.stored = nn.ModuleList([_Stage(_conv(in_channels, ch))]), [ch]  # channels each stage leaves
@@ -377,7 +393,7 @@ class AttentionPool(nn.Module):
         if head_channels < 1 or ch%head_channels: raise ValueError(f"head_channels must divide the {ch} channels that attend, got {head_channels}")
         self.heads = ch//head_channels
         self.positional_embedding = nn.Parameter(torch.randn(ch, size**2+1)/ch**.5)
-        self.qkv_proj, self.c_proj = nn.Conv1d(ch, 3*ch, 1), _zeroed(nn.Conv1d(ch, n_out, 1))
+        self.qkv_proj, self.c_proj = _OnRows(ch, 3*ch), _zeroed(_OnRows(ch, n_out))
 
     def forward(self,
         x:Tensor,  # (b, ch, size, size)
@@ -385,9 +401,9 @@ class AttentionPool(nn.Module):
         "Attention with the mean as the only query (Dhariwal & Nichol 2021)."
         x = x.flatten(2)
         x = torch.cat([x.mean(2, keepdim=True), x], 2) + self.positional_embedding.to(x.dtype)
-        q, k, v = self.qkv_proj(x).unflatten(1, (3, self.heads, -1)).transpose(-1, -2).unbind(1)   # q, k, v first, then heads
-        h = F.scaled_dot_product_attention(q[:,:,:1], k, v)
-        return self.c_proj(h.transpose(-1, -2).flatten(1, 2))[...,0]
+        q, k, v = self.qkv_proj(x.transpose(1, 2)).unflatten(2, (3, self.heads, -1)).transpose(1, 3).unbind(2)   # q, k, v first, then heads
+        weight = ((q[:,:,:1]*k).sum(-1, keepdim=True)/q.shape[-1]**.5).softmax(2)            # of each pixel for the mean
+        return self.c_proj((weight*v).sum(2).flatten(1))
 
 # %% ../nbs/08_nets.ipynb #f462c3d3
 class EncoderUNet(Encoder, PyTorchModelHubMixin, library_name='cfg_edu'):

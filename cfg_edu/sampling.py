@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from numbers import Integral
 from torch import nn, Tensor
+from torch.nn import functional as F
 from tqdm.auto import tqdm
 from warnings import warn
 from .schedule import amps, Schedule
@@ -150,7 +151,7 @@ def sample(
     n_steps:int=256,      # points T ≥ 2, a call of the model each (2T−1 calls with `heun()`); not used where `lams` is given
     seed:int=0,           # seed of the first sample; sample k has seed+k
     clip:tuple=None,      # (lo, hi) range of the data, x̂ is clipped to it; None: no clipping
-    bs:int=None,          # samples a batch; None: all at once. The samples do not depend on it
+    bs:int=None,          # samples a batch; None: all at once. The samples do not depend on it, on one CPU thread to the last bit
     device=None,          # where to run; None: where the model's parameters are
     dtype=torch.float32,  # of z
     cb=None,              # called as `cb(i, lam, z, x_hat)` after every call of the model
@@ -169,10 +170,12 @@ def sample(
         for start in range(0, n, bs):
             seeds = range(seed+start, seed+min(start+bs, n))
             noise, x_prev = NoiseStreams(seeds, shape[1:], n_draws, device, dtype), 0.
-            y_b = None if y is None else y[start:start+bs].to(device)
-            z = noise()
+            z, k = noise(), len(seeds)
+            fill = max(0, 64-k) if z.ndim == 2 and z.is_cpu else 0              # few points meet other kernels on a CPU: zeros make them many
+            y_b = None if y is None else F.pad(y[start:start+bs], (0, fill)).to(device)
             for i, lam in enumerate(levels):
-                x_hat = torch.add(z, model(z, lam.expand(len(z)), y_b), alpha=-sigma[i]).div_(alpha[i]).to(dtype)    # as few operations as can be: each has its price
+                eps = model(F.pad(z, (0, 0, 0, fill)) if fill else z, lam.expand(k+fill), y_b)[:k]
+                x_hat = torch.add(z, eps, alpha=-sigma[i]).div_(alpha[i]).to(dtype)                # as few operations as can be: each has its price
                 if clip is not None: x_hat.clamp_(*clip)
                 if cb is not None: cb(i, lam, z, x_hat)
                 bar.update()
@@ -182,7 +185,7 @@ def sample(
                 if c: z.add_(x_prev, alpha=c)
                 if d: z.add_(noise(), alpha=d)
                 x_prev = x_hat
-            if not x_hat.isfinite().all(): _warn_of(x_hat, partial(sample, model, tuple(x_hat.shape), y_b, step, grid, seed=seeds[0], clip=clip, device=device, dtype=dtype))
+            if not x_hat.isfinite().all(): _warn_of(x_hat, partial(sample, model, tuple(x_hat.shape), y_b if y_b is None else y_b[:k], step, grid, seed=seeds[0], clip=clip, device=device, dtype=dtype))
             out.append(x_hat)
     return torch.cat(out)
 
