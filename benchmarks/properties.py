@@ -519,6 +519,162 @@ def _(name, draw):
         got = ask(getattr(cli, name), **args, out=str(out))
         if got is not None or out.exists() and any(out.iterdir()): raise Wrong(f"{k} = {wrong!r}: " + ('accepted' if got is not None else 'left ' + ', '.join(os.listdir(out))))
 
+@check('check_batch', 'evaluating', 'replacing', 'cache_dir', 'check_zip', 'SharedDL', 'glyphs_dls')
+def _(name, draw):
+    import os, tempfile, zipfile
+    import numpy as np
+    import cfg_edu.data as d, cfg_edu.process as p, cfg_edu.sampling as s, cfg_edu.training as t
+    st, floats, rest = strategies()
+    if name == 'check_batch':
+        b, r = draw(st.integers(0, 4)), draw(rest)
+        (lam, r1), (other, r2) = level(draw, b), either(draw, [(b, *r)], [(b+1, *r), (1, b, *r), (b, *r, 1)])
+        right = r1 and r2
+        try: p.check_batch(lam, z=torch.zeros(b, *r), x=torch.zeros(other))
+        except ValueError as e:
+            if right or 'must' not in str(e): raise Wrong(str(e)) from e
+        else: must(name, True, right, (lam.shape, other))
+    elif name == 'evaluating':
+        net = nn.Sequential(nn.Dropout(.5), nn.Sequential(nn.BatchNorm1d(2)), nn.Linear(2, 2))
+        for m in net.modules(): m.training = draw(st.booleans())
+        modes, boom = [m.training for m in net.modules()], draw(st.booleans())
+        try:
+            with s.evaluating(draw(st.sampled_from([net, lambda z, lam, y: z]))) as _, s.evaluating(net):
+                if any(m.training for m in net.modules()): raise Wrong('trains inside')
+                if boom: raise KeyError
+        except KeyError: pass
+        if [m.training for m in net.modules()] != modes: raise Wrong('other modes afterwards')
+    elif name == 'cache_dir':
+        own, xdg = draw(st.sampled_from([None, '', '/tmp/own'])), draw(st.sampled_from([None, '', '/tmp/xdg']))
+        old = {k: os.environ.pop(k, None) for k in ('CFG_EDU_CACHE', 'XDG_CACHE_HOME')}
+        try:
+            os.environ.update({k: o for k, o in (('CFG_EDU_CACHE', own), ('XDG_CACHE_HOME', xdg)) if o is not None})
+            if d.cache_dir() != (Path(own) if own else (Path(xdg) if xdg else Path.home()/'.cache')/'cfg_edu'): raise Wrong(f"{d.cache_dir()}")
+        finally:
+            for k, o in old.items(): os.environ.pop(k, None); os.environ.update({k: o} if o is not None else {})
+    elif name == 'SharedDL':
+        n, bs, world = draw(st.integers(12, 40)), draw(st.integers(1, 8)), draw(st.integers(1, 4))
+        x, epochs = torch.arange(float(n))[:, None], []
+        for rank in range(world):
+            dl = d.data_dls(x, torch.zeros(n).long(), ['a'], bs, seed=3).train
+            epochs.append([b[0].flatten().tolist() for b in t.SharedDL(dl, rank, world)])
+        plain = [b[0].flatten().tolist() for b in d.data_dls(x, torch.zeros(n).long(), ['a'], bs, seed=3).train]
+        if [set(sum(o, [])) for o in zip(*epochs)] != [set(o) for o in plain]: raise Wrong(f"{n} rows, batches of {bs}, {world} processes: not the rows of one process")
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            f = Path(folder)/'deep'/'thing'
+            if name == 'replacing':
+                old, boom = draw(st.booleans()), draw(st.sampled_from([None, KeyError, KeyboardInterrupt]))
+                f.parent.mkdir(); f.write_bytes(b'old') if old else None
+                try:
+                    with d.replacing(f) as o:
+                        o.write(b'half')
+                        if f.exists() != old or old and f.read_bytes() != b'old': raise Wrong('the old file is gone too early')
+                        if boom: raise boom
+                        o.write(b'whole')
+                except (KeyError, KeyboardInterrupt): pass
+                if sorted(o.name for o in f.parent.iterdir()) != (['thing'] if old or not boom else []): raise Wrong('left something behind')
+                if f.exists() and f.read_bytes() != (b'halfwhole' if not boom else b'old'): raise Wrong('half-written')
+            elif name == 'check_zip':
+                size, most, packed = draw(st.integers(0, 50_000)), draw(st.sampled_from([0, 1000, 10**6])), draw(st.booleans())
+                f.parent.mkdir()
+                if packed:
+                    with zipfile.ZipFile(f, 'w', zipfile.ZIP_DEFLATED) as z: z.writestr('a', bytes(size))
+                else: f.write_bytes(bytes(size))
+                right = not packed or size <= most + 100*f.stat().st_size
+                try: d.check_zip(f, most)
+                except ValueError as e:
+                    if right or str(f) not in str(e): raise Wrong(str(e)) from e
+                else: must(name, True, right, f'{size} bytes in {f.stat().st_size}')
+            else:
+                v = {k: either(draw, *o) for k, o in dict(size=([8, 9], [7, 0, 1.5, '8']), n=([10, 23], [9, 0, -1, 10.5]), bs=([1, 10], [0, -1, 24]), seed=([0], [-1, .5])).items()}
+                right, old = all(r for _, r in v.values()), os.environ.get('CFG_EDU_CACHE')
+                os.environ['CFG_EDU_CACHE'] = folder
+                try: got = ask(d.glyphs_dls, **{k: o for k, (o, _) in v.items()}, may_refuse=not right)
+                finally: os.environ.update(CFG_EDU_CACHE=old) if old else os.environ.pop('CFG_EDU_CACHE')
+                must(name, got, right, {k: o for k, (o, r) in v.items() if not r})
+                if got is None and any(Path(folder).iterdir()): raise Wrong('left something behind')
+                if got is not None and (len(got.train.dataset), got.one_batch()[0].shape[2]) != (v['n'][0], v['size'][0]): raise Wrong('another number or size')
+
+@check('fit_judge', 'fit_glyphs', 'cached', 'register_judge', 'OwnJudge', 'DigitsJudge', 'GlyphsJudge', 'Reference')
+def _(name, draw):
+    import os, tempfile
+    import cfg_edu.metrics as me
+    st, *_ = strategies()
+    n = 40
+    if name == 'fit_judge':
+        x, r1 = either(draw, [torch.rand(n, 1, 8, 8), torch.rand(n, 3, 8, 8)], [torch.rand(n, 8, 8), torch.full((n, 1, 8, 8), math.nan), torch.zeros(n, 1, 8, 8, dtype=torch.uint8), torch.rand(3, 1, 8, 8)])
+        y, r2 = either(draw, [torch.arange(n)%3, torch.arange(n)%10], [torch.arange(n)%2, torch.arange(n+1)%3, torch.arange(n)%3 - 1, (torch.arange(n)%3).float()])
+        (epochs, r3), (bs, r4), (lr, r5) = either(draw, [1], [0, -1]), either(draw, [20, 40], [0, -1, 41]), either(draw, [1e-3], [0., -1., math.nan])
+        state, right = torch.get_rng_state(), r1 and r2 and r3 and r4 and r5
+        got = ask(me.fit_judge, x, y, epochs, bs, lr, may_refuse=not right)
+        if not torch.equal(state, torch.get_rng_state()): raise Wrong('draws from the global random state')
+        must(name, got, right, (tuple(x.shape), x.dtype, tuple(y.shape), y.dtype, epochs, bs, lr))
+    elif name == 'fit_glyphs':
+        v = {k: either(draw, *o) for k, o in dict(size=([16], [8, 0, 17, '16', None]), n=([40], [0, -1, 1.5]), n_epochs=([1], [0, -1]), bs=([20], [0, -1, 10**6]), lr=([1e-3], [0., math.nan]), width=([8], [0, -8])).items()}
+        right = all(r for _, r in v.values())
+        must(name, ask(me.fit_glyphs, **{k: o for k, (o, _) in v.items()}, device='cpu', may_refuse=not right), right, {k: o for k, (o, r) in v.items() if not r})
+    elif name == 'cached':
+        with tempfile.TemporaryDirectory() as folder:
+            old = os.environ.get('CFG_EDU_CACHE')
+            os.environ['CFG_EDU_CACHE'] = folder
+            try:
+                made, want = [], dict(a=torch.rand(3, 2).T, b=torch.arange(4))
+                def make(): made.append(1); return want
+                first, f = me.cached('thing', make), Path(folder)/'thing.safetensors'
+                harm = draw(st.sampled_from(['none', 'gone', 'cut', 'bit', 'empty']))
+                bits = bytearray(f.read_bytes())
+                if harm == 'gone': f.unlink()
+                if harm == 'cut': f.write_bytes(bits[:draw(st.integers(0, len(bits)-1))])
+                if harm == 'empty': f.write_bytes(b'')
+                if harm == 'bit':
+                    i = draw(st.integers(0, 8*len(bits)-1)); bits[i//8] ^= 1 << i%8
+                    f.write_bytes(bits)
+                second = me.cached('thing', make)
+                for got in (first, second):
+                    if any(not torch.equal(got[k], want[k]) for k in want): raise Wrong(f'other tensors after: {harm}')
+                if harm in ('gone', 'cut', 'empty') and len(made) != 2 or harm == 'none' and len(made) != 1: raise Wrong(f'made {len(made)} times after: {harm}')
+            finally: os.environ.update(CFG_EDU_CACHE=old) if old else os.environ.pop('CFG_EDU_CACHE')
+    elif name == 'Reference':
+        r = me.Reference(torch.zeros(3), torch.eye(3))
+        if (r.prc, r.shape, r.n, r.judge) != (None,)*4: raise Wrong('knows more than it was told')
+    elif name == 'register_judge':
+        class Blind(me.OwnJudge): pass
+        if me.register_judge('blind', Blind) is not Blind or me.register_judge('blind', Blind) is not Blind: raise Wrong('not the class')
+    else:
+        if name == 'GlyphsJudge':
+            j = me.GlyphsJudge.__new__(me.GlyphsJudge)                                 # its networks are not trained for this
+            me.OwnJudge.__init__(j, name, ['features', 'logits', 'verdict'])
+            nets = me._glyph_nets(32, 8)
+            j.cnn, j.soft = nets['cnn'], nets['soft']
+        else: j = me.DigitsJudge(name, ['features', 'logits', 'verdict'])
+        u, right = either(draw, [torch.randint(0, 256, (2, *j.shape), dtype=torch.uint8), torch.zeros(0, *j.shape, dtype=torch.uint8)],
+                          [torch.rand(2, *j.shape), torch.zeros(2, 2, *j.shape[1:], dtype=torch.uint8), torch.zeros(*j.shape, dtype=torch.uint8)])
+        with torch.no_grad(): got = ask(j, u, may_refuse=not right)
+        must(name, got, right, (u.dtype, tuple(u.shape)))
+        if got is not None and [len(o) for o in got] != [len(u)]*3: raise Wrong('not a row for each image')
+
+@check('palette', 'conventions', 'samplers', 'toys', 'sources', 'glyph_names', 'glyph_fonts', 'rungs', 'paper_table', 'URL_STATISTICS', 'recipes', 'columns', 'paper_ws')
+def _(name, draw):
+    "Tables: every row must be of use to whom they are for"
+    import inspect
+    import cfg_edu.cli as cli, cfg_edu.data as d, cfg_edu.guidance as g, cfg_edu.metrics as me, cfg_edu.plots as pl, cfg_edu.sampling as s
+    from matplotlib.colors import is_color_like
+    st, *_ = strategies()
+    pick = lambda table: draw(st.sampled_from(list(table)))
+    w = draw(st.sampled_from([0., .1, 1., 4.]))
+    ok = dict(palette=lambda: is_color_like(pick(pl.palette)) and len(set(pl.palette)) == len(pl.palette) >= 10,
+        conventions=lambda: abs(g.to_w(g.to_scale(w, c := pick(g.conventions)), c) - w) < 1e-9 and g.to_scale(w, c) == w + g.conventions[c],
+        samplers=lambda: s.samplers[pick(s.samplers)](draw(st.sampled_from([0., .3, 1.])))(torch.linspace(-6, 6, n := draw(st.integers(2, 9)), dtype=torch.float64)).shape in ((n-1, 5), (2*n-2, 5)),
+        toys=lambda: (x := d.toys[pick(d.toys)](50, torch.Generator().manual_seed(0)))[0].shape == (50, 2) and len(x[1]) == 50,
+        sources=lambda: all(len(o) == 3 and o[0].startswith('http') and 'MB' in o[2] for o in d.sources.values()),
+        glyph_names=lambda: len(set(d.glyph_names)) == 62 and all(len(o) == 1 for o in d.glyph_names),
+        glyph_fonts=lambda: d._ink(pick(d.glyph_names), pick(d.glyph_fonts), 16).getbbox() is not None,
+        rungs=lambda: 'bs' in inspect.signature(d.rungs[pick(d.rungs)]).parameters, paper_table=lambda: all(r['fid'] > 0 and r['isc'] > 1 for r in me.paper_table) and [f"{r['w']:g}" for r in me.paper_table] == cli.paper_ws.split(','),
+        URL_STATISTICS=lambda: me.URL_STATISTICS.startswith('https://') and me.URL_STATISTICS.endswith('.npz'),
+        recipes=lambda: set(r := cli.recipes[pick(cli.recipes)]) >= {'steps', 'bs', 'lr', 'decay'} and 0 < r['decay'] < 1 and min(r['steps'], r['bs'], r['lr']) > 0,
+        columns=lambda: cli.columns[pick(cli.columns)].format(1.5) != '', paper_ws=lambda: all(float(o) >= 0 for o in cli.paper_ws.split(',')))[name]()
+    if not ok: raise Wrong('a row is of no use')
+
 @call_parse
 def properties(
     examples:int=100,  # random calls for each name

@@ -8,10 +8,11 @@ __all__ = ['paper_table', 'URL_STATISTICS', 'frechet', 'to_uint8', 'judge_cnn', 
            'noise_floor', 'temperature', 'fit_glyphs', 'GlyphsJudge', 'show_tradeoff', 'tradeoff', 'at_isc']
 
 # %% ../nbs/11_metrics.ipynb #bbdb61a3
-import numpy as np, os, torch, torch.nn.functional as F
+import math, numpy as np, os, torch, torch.nn.functional as F
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from numbers import Integral
 from pathlib import Path
 from pickle import UnpicklingError
 from tempfile import NamedTemporaryFile
@@ -110,6 +111,10 @@ def _train(cnn, x, y, n_epochs, bs, lr, look, device='cpu'):
             F.cross_entropy(cnn(look(x[i].to(device))), y[i].to(device)).backward()
             opt.step(); sched.step()
 
+def _check_training(n, n_epochs, bs, lr):
+    if min(n_epochs, bs) < 1 or bs > n: raise ValueError(f"n_epochs must be at least 1 and bs lie in 1 … {n}, the number of images, got {n_epochs} and {bs}")
+    if not 0 < lr < math.inf: raise ValueError(f"lr must be a positive number, got {lr}")
+
 def fit_judge(
     x:Tensor,         # (n, c, h, w) real images in [−1, 1]
     y:Tensor,         # (n,) classes 0…n_classes−1
@@ -119,8 +124,12 @@ def fit_judge(
     C:float=.05,      # scikit-learn's: smaller shrinks the logistic regression more
     seed:int=0,       # of weights, batches and shifts
 )->nn.ModuleDict:     # `cnn`, for features and verdicts, and `soft`, the doubtful one
-    "Two classifiers of real images, the same for the same `seed`; leaves the global random state alone. Raises ValueError for fewer than `bs` images or three classes."
-    if len(x) < bs or len(y.unique()) < 3: raise ValueError(f"x and y must hold at least {bs} images of three classes, got {len(x)} of {len(y.unique())}")
+    "Two classifiers of real images, the same for the same `seed`; leaves the global random state alone. Raises ValueError for images, classes or numbers that do not fit."
+    if x.ndim != 4 or not x.is_floating_point() or not x.isfinite().all(): raise ValueError(f"x must be finite floating-point images (n, c, h, w), got {tuple(x.shape)} {x.dtype}")
+    known = y.unique()
+    if y.shape != x.shape[:1] or y.dtype != torch.int64 or len(known) < 3 or known.tolist() != list(range(len(known))):
+        raise ValueError(f"y must be ({len(x)},) int64, classes that cover 0 … n−1, at least three, got {tuple(y.shape)} {y.dtype} with {known.tolist()[:5]}")
+    _check_training(len(x), n_epochs, bs, lr)
     with _own_stream(seed), _one_thread():
         x, y, k = x.clone(), y.clone(), int(y.max())+1                                  # the caller may be in inference mode
         cnn, soft = judge_cnn(x.shape[1], k), nn.Linear(x[0].numel(), k)
@@ -438,12 +447,15 @@ def fit_glyphs(
     n_epochs:int=3,   # passes over them
     bs:int=128,       # batch size
     lr:float=4e-3,    # highest learning rate of one cycle
-    width:int=128,    # features
+    width:int=128,    # features, a multiple of 8
     seed:int=314_159, # of glyphs, weights and batches
     device=None,      # where to train; None takes a GPU if there is one
 )->nn.ModuleDict:     # `cnn`, for features and verdicts, and `soft`, who sees 8×8 pixels, calibrated
-    "Two classifiers of glyphs; leaves the global random state alone. Raises ValueError for another `size`."
+    "Two classifiers of glyphs; leaves the global random state alone. Raises ValueError for numbers that do not fit."
     if size not in (16, 32, 64): raise ValueError(f"size must be 16, 32 or 64, got {size!r}")
+    if not all(isinstance(o, Integral) for o in (n, width)) or n < 10 or width < 1 or width%8:
+        raise ValueError(f"n must be an integer of at least 10 and width a positive multiple of 8, got {n} and {width}")
+    _check_training(n, n_epochs, bs, lr)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     with _own_stream(seed):
         x, y = draw_glyphs(n + n//10, size, seed)
