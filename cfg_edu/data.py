@@ -207,7 +207,12 @@ def _torchvision_dls(kind, path, bs, flip, seed, device):
     import torchvision.datasets as tv
     path = Path(path or fastai_path('data'))
     url, folder, files = sources[kind]
-    try: tr, te = [getattr(tv, kind)(path, train=t, download=True) for t in (True, False)]
+    both = lambda download: [getattr(tv, kind)(path, train=t, download=download) for t in (True, False)]
+    try:
+        try: tr, te = both(False)
+        except RuntimeError:                                 # not there, not unpacked or damaged
+            print(f"{kind}: {files}, are taken from {path/folder} or, where they are missing there, downloaded from {url}", flush=True)
+            tr, te = both(True)
     except Exception as e: raise FileNotFoundError(f"{kind} is missing or damaged in {path} and could not be downloaded: put {files}, from {url} into {path/folder}, in place of what is there") from e
     x = torch.cat([torch.as_tensor(o.data) for o in (tr, te)])
     x = x[:,None] if x.ndim == 3 else x.permute(0, 3, 1, 2)  # (n, c, h, w)

@@ -12,6 +12,7 @@ import math, numpy as np, os, torch, torch.nn.functional as F
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from hashlib import sha256
 from numbers import Integral
 from pathlib import Path
 from pickle import UnpicklingError
@@ -224,6 +225,19 @@ register_judge('digits', DigitsJudge)
 register_judge('inception', FeatureExtractorInceptionV3);
 
 # %% ../nbs/11_metrics.ipynb #85f35f7d
+def _inception():
+    "The file of Inception's weights, from torch's folder or the network, its checksum verified"
+    path = Path(torch.hub.get_dir())/'checkpoints'/Path(URL_INCEPTION_V3).name
+    first = path.stem.split('-')[-1]                        # its name ends with the first digits of its SHA-256
+    if path.exists():
+        known = sha256(path.read_bytes()).hexdigest()
+        if not known.startswith(first): raise ValueError(f"{path} is damaged: its SHA-256 begins with {known[:8]}, not {first}: delete it")
+        return path
+    print(f"Inception's weights, 96 MB, are downloaded from {URL_INCEPTION_V3} to {path}", flush=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), first)
+    return path
+
 class Judge:
     "A registered judge that looks at images. Raises ValueError for an unknown `name` or a damaged file of weights, OSError where they are missing."
     def __init__(self,
@@ -240,8 +254,9 @@ class Judge:
         if 'verdict' in cls.get_provided_features_list(): self.layers['verdict'] = 'verdict'
         self.device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
         self._last:dict = {}                                # the reference that was looked at last
-        fetch = f"fetch {URL_INCEPTION_V3} (91 MB) and name the file as path"
+        fetch = f"fetch {URL_INCEPTION_V3} (96 MB) and name the file as path"
         try:
+            if path is None and cls is FeatureExtractorInceptionV3: path = _inception()
             if path is not None: torch.load(path, map_location='cpu', weights_only=True)    # the library would run whatever a pickle asks for
             net = create_feature_extractor(name, sorted({*self.layers.values()}), cuda=False, feature_extractor_weights_path=path, verbose=False)
         except OSError as e: raise OSError(f"no weights for judge {name!r} ({e}): {fetch}") from e

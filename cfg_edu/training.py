@@ -7,10 +7,11 @@ __all__ = ['DropLabel', 'Diffuse', 'EMA', 'SampleGrid', 'Monitor', 'FiniteLoss',
            'Checkpoint', 'HalfPrecision']
 
 # %% ../nbs/09_training.ipynb #b92f9ed1
-import time, torch
+import math, time, torch
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
+from warnings import warn
 from zipfile import BadZipFile, ZipFile
 import matplotlib.pyplot as plt
 from torch.nn import functional as F
@@ -165,16 +166,24 @@ class Monitor(SampleGrid):
 
 # %% ../nbs/09_training.ipynb #89c24549
 class FiniteLoss(Callback):
-    "Stops training where the loss is nan or infinite, before the weights change; in float16 `HalfPrecision` leaves the step out instead. Raises FloatingPointError that says at which step."
-    order, run_valid = MixedPrecision.order+1, False
+    "Stops training where the loss is nan or infinite, before the weights change; in float16 `HalfPrecision` leaves the step out instead. Raises FloatingPointError that says at which step and λ; warns where the loss jumps to `jump` times its average."
+    order, run_valid, jump = MixedPrecision.order+1, False, 10.
+    def before_epoch(self): self.told = False
     def after_loss(self):
-        if maybe_gather(self.loss.detach()).isfinite(): return                         # on all processes, or all stop
-        if hasattr(self.learn, 'lr_finder'): raise CancelFitException()                # the search has gone far enough
-        if hasattr(self.learn, 'half_precision') and self.learn.scaler.is_enabled():
-            mean = self.recorder.smooth_loss
+        loss, mean = maybe_gather(self.loss.detach()).item(), self.recorder.smooth_loss # of all processes, or some would stop alone
+        if math.isfinite(loss):
+            if mean.count < 20 or loss < self.jump*mean.value or self.told or rank_distrib(): return
+            self.told = True
+            warn(f"the loss jumped to {loss:.3g} at step {self.train_iter+1}, {loss/mean.value:.0f} times its average; farthest off at {self._where()}")
+        elif hasattr(self.learn, 'lr_finder'): raise CancelFitException()              # the search has gone far enough
+        elif hasattr(self.learn, 'half_precision') and self.learn.scaler.is_enabled():
             self.learn.loss = mean.value if mean.count else torch.zeros_like(self.loss)  # changes nothing in the record
-            return
-        raise FloatingPointError(f"the loss became {self.loss.item()} at step {self.train_iter+1}: training stopped before it reached the weights; a lower learning rate may help")
+        else: raise FloatingPointError(f"the loss became {loss} at step {self.train_iter+1}, first at {self._where()}: training stopped before it reached the weights; a lower learning rate may help")
+    def _where(self):
+        "λ of the example with the largest error, of those of this process"
+        out, y = self.pred.detach(), self.yb[0]
+        each = (out-y).square().flatten(1).sum(1) if out.shape == y.shape else -out.gather(1, y[:,None])[:,0]     # a classifier gives log-probabilities
+        return f'λ = {self.xb[1][each.nan_to_num(math.inf).argmax()]:.3g}'
 
 # %% ../nbs/09_training.ipynb #6ddf278d
 class SharedDL(DistributedDL):
@@ -368,7 +377,7 @@ class HalfPrecision(MixedPrecision):
         if device == 'cuda': super().before_fit()
         else: self.scales, self.learn.scaler = L(), torch.amp.GradScaler(device, **{**self.kwargs, 'enabled': half})
         self.autocast = lambda: torch.autocast(device, torch.float16 if half else torch.bfloat16)
-        self.left_out = self.in_a_row = 0                   # steps
+        self.left_out = self.told = self.in_a_row = 0       # steps
     def before_batch(self):
         "Puts the 16 bits around the next call of the model alone: they end with it, even where it fails"
         self.restore()
@@ -392,3 +401,8 @@ class HalfPrecision(MixedPrecision):
             if self.in_a_row < self.patience: raise
             raise FloatingPointError(f"float16 overflowed in {self.in_a_row} steps in a row, the last one {self.train_iter+1}: training stopped, the weights are as before them; bf16 has float32's range") from None
         self.in_a_row = 0
+    def after_epoch(self):
+        "Says what was left out"
+        if self.left_out > self.told and not rank_distrib():
+            print(f"step {self.train_iter}: float16 overflowed in {self.left_out-self.told} steps of this epoch, which were left out, {self.left_out} in all; the scale is {self.learn.scaler.get_scale():g}", flush=True)
+        self.told = self.left_out
