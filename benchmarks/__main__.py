@@ -1,4 +1,5 @@
 import sys
+from .damage import damage
 from .explore import explore
 from .faults import faults
 from .growth import growth
@@ -12,7 +13,7 @@ from .soak import soak
 from .step import step
 from .train import train
 
-benchmarks = dict(step=step, loop=loop, sampling=sampling, quality=quality, train=train, late=late, growth=growth, explore=explore, properties=properties, faults=faults, hostile=hostile, soak=soak)
+benchmarks = dict(step=step, loop=loop, sampling=sampling, quality=quality, train=train, late=late, growth=growth, explore=explore, properties=properties, faults=faults, damage=damage, hostile=hostile, soak=soak)
 name = sys.argv[1] if len(sys.argv) > 1 else ''
 if name in benchmarks:
     sys.argv[:2] = [f'{sys.argv[0]} {name}']                # what follows are the benchmark's own arguments

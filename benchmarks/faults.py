@@ -3,7 +3,9 @@ Work that is killed at random moments, again and again, and must end as if nothi
 
     python -m benchmarks faults --kills 60
 """
-import csv, json, os, random, resource, signal, sys, time
+import csv, io, json, os, random, resource, signal, sys, time
+from collections import Counter
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 import numpy as np, torch
@@ -17,12 +19,23 @@ def start(f, slow=False):
     "`f` in a process of its own, silent, with a `slow` disk if asked for; its number"
     if pid := os.fork(): return pid
     try:
-        if slow: os.fsync = lambda fd: time.sleep(.4)       # files are being written for a good part of the time
+        if slow:                                            # files are being written for a good part of the time
+            os.fsync = lambda fd: time.sleep(.4)
+            torch.save = partial(halting, torch.save)
         null = os.open(os.devnull, os.O_WRONLY)
         for o in (1, 2): os.dup2(null, o)
         f()
         os._exit(0)
     except BaseException: os._exit(1)
+
+def halting(save, o, f):
+    "`torch.save` to a disk that stops in the middle of the file"
+    b = io.BytesIO()
+    save(o, b)
+    b = b.getvalue()
+    f.write(b[:len(b)//2]); f.flush()
+    time.sleep(.6)
+    f.write(b[len(b)//2:])
 
 def end(pid):
     "How it ended: 0 well, else what went wrong"
@@ -142,7 +155,7 @@ def faults(
         for job, f in jobs.items():
             t0, clean, out = time.perf_counter(), top/job, top/f'{job}, killed'
             if code := end(start(lambda: f(clean))): print(f'{job}: does not run: {code}'); broke += 1; continue
-            took, done, halves, read = time.perf_counter()-t0, 0, 0, 0
+            took, done, halves, read = time.perf_counter()-t0, 0, Counter(), 0
             while done < -(-kills//len(jobs)):
                 pid = start(lambda: f(out), slow=done%2)
                 time.sleep(rng.uniform(.02, 1.)*took*rng.choice((.2, 1.)))
@@ -152,14 +165,15 @@ def faults(
                 if code == 0:                                           # it was faster: start anew
                     for p in sorted(out.rglob('*'), reverse=True): p.unlink() if p.is_file() else p.rmdir()
                     continue
-                done, halves = done+1, halves + bool(left(out))
+                done += 1; halves.update(p.name.removesuffix('.part') for p in left(out)[:1])
                 try: read += whole(out) if out.exists() else 0
                 except Exception as e: print(f'{job}: half-written under its final name: {type(e).__name__}: {e}'); broke += 1; break
+            halfway = ', '.join(f'{n} × {k}' for k, n in halves.most_common())
             code = end(start(lambda: f(out)))
             differ = same(clean, out) if code == 0 else [f'the last run ends with {code}']
             rest = left(out)
             broke += bool(differ) + bool(rest)
-            print(f'{job:8} {took:5.1f} s without kills; {done} kills, {halves} of them while a file was written; {read} files read in between, all whole; '
+            print(f'{job:8} {took:5.1f} s without kills; {done} kills, {halves.total()} of them while a file was written ({halfway}); {read} files read in between, all whole; '
                   + (f'differs: {", ".join(differ)}' if differ else 'the end is that of a run without kills, bit for bit') + (f'; left over: {", ".join(p.name for p in rest)}' if rest else ''), flush=True)
         for what, held, said in once(top, jobs):
             broke += not held

@@ -115,7 +115,7 @@ def hostile(
             for side in (20_000, 100_000):
                 p = folder(f'pictures{side}'); png(p/'a'/'1.png', side); png(p/'b'/'2.png', side)
                 yield f'pictures of {side:,} pixels a side', p, lambda p: data.prepare(p, top/'cache', 8, 1, False)
-            p = folder('cache2'); (p/'meta.json').write_text(json.dumps(dict(format=1, n=10**12, n_train=1, size=64, vocab=['a'], key='', fingerprint='', source=''))); (p/'images.npy').write_bytes(npy((10**12, 3, 64, 64))); (p/'labels.npy').write_bytes(npy((10**12,), '<i8'))
+            p = folder('cache2'); (p/'meta.json').write_bytes(data._sealed(dict(format=1, n=10**12, n_train=1, size=64, vocab=['a'], key='', fingerprint='', source=''))); (p/'images.npy').write_bytes(npy((10**12, 3, 64, 64))); (p/'labels.npy').write_bytes(npy((10**12,), '<i8'))
             yield 'a cache that claims 10^12 images', p, data.open_cache
             os.environ['CFG_EDU_CACHE'] = str(folder('judges'))
             yield 'a judge of its own with code', top, lambda p: _judge(p/'judges', evil)

@@ -522,7 +522,6 @@ def _(name, draw):
 @check('check_batch', 'evaluating', 'replacing', 'cache_dir', 'check_zip', 'SharedDL', 'glyphs_dls')
 def _(name, draw):
     import os, tempfile, zipfile
-    import numpy as np
     import cfg_edu.data as d, cfg_edu.process as p, cfg_edu.sampling as s, cfg_edu.training as t
     st, floats, rest = strategies()
     if name == 'check_batch':
@@ -544,7 +543,7 @@ def _(name, draw):
         except KeyError: pass
         if [m.training for m in net.modules()] != modes: raise Wrong('other modes afterwards')
     elif name == 'cache_dir':
-        own, xdg = draw(st.sampled_from([None, '', '/tmp/own'])), draw(st.sampled_from([None, '', '/tmp/xdg']))
+        own, xdg = draw(st.sampled_from([None, '', '/some/own'])), draw(st.sampled_from([None, '', '/some/xdg']))
         old = {k: os.environ.pop(k, None) for k in ('CFG_EDU_CACHE', 'XDG_CACHE_HOME')}
         try:
             os.environ.update({k: o for k, o in (('CFG_EDU_CACHE', own), ('XDG_CACHE_HOME', xdg)) if o is not None})

@@ -319,6 +319,12 @@ def _check_sampling(sampler, n_steps, v, seed, bs, precision):
     if bs is not None and bs < 1: raise ValueError(f"bs must be at least 1, got {bs}")
     if precision not in _precisions: raise ValueError(f"precision must be one of {', '.join(_precisions)}, got {precision!r}")
 
+def _part(f):
+    "A finished batch of samples; None where it is missing or damaged, so that it is made again"
+    try:
+        with np.load(f) as z: return torch.from_numpy(z['arr_0'])         # a zip, whose checksum finds a single changed bit
+    except Exception: return None
+
 @contextmanager
 def _samples(folder, model, config, w, labels, sampler, n_steps, v, seed, bs, precision):
     "Samples of `labels`, uint8 images or float32 points, made by all processes together, for the first one; each batch is kept in `folder` until the block ends well"
@@ -327,15 +333,15 @@ def _samples(folder, model, config, w, labels, sampler, n_steps, v, seed, bs, pr
     parts = folder/f"parts_{fingerprint(w, labels, sampler, n_steps, v, seed, precision, *model.state_dict().values())}"      # other settings, another folder
     bs, how = bs or (50 if config['shape'][-1] >= 64 else 500), step_and_grid(sampler, n_steps, v)
     if sampler in ('ancestral', 'ddim'): how['lams'] = Schedule(config['lam_min'], config['lam_max']).grid(n_steps)   # the whole range that was trained
-    files = {i: parts/f'{i:07}-{min(i+bs, n):07}.npy' for i in range(0, n, bs)}
+    files = {i: parts/f'{i:07}-{min(i+bs, n):07}.npz' for i in range(0, n, bs)}
     with _alone(parts):
-        todo = [(i, f) for i, f in list(files.items())[rank::n_proc] if not f.exists()]
+        todo = [(i, f) for i, f in list(files.items())[rank::n_proc] if _part(f) is None]
         for i, f in tqdm(todo, desc='samples', unit='batch', leave=False, disable=None if len(todo) > 1 else True):
             with torch.autocast(device, dtype, enabled=dtype is not None):
                 x = sample(guided, (len(labels[i:i+bs]), *config['shape']), labels[i:i+bs], seed=seed+i, clip=_clip(config), progress=True, **how).cpu()
-            with replacing(f) as o: np.save(o, (to_uint8(x) if x.ndim == 4 else x).numpy())
+            with replacing(f) as o: np.savez(o, (to_uint8(x) if x.ndim == 4 else x).numpy())
         _wait()
-        yield _first(lambda: torch.cat([torch.from_numpy(np.load(f)) for f in files.values()]))
+        yield _first(lambda: torch.cat([_part(f) for f in files.values()]))
         if not rank: shutil.rmtree(parts)
 
 def _save_fig(ax, path):

@@ -299,6 +299,16 @@ def _mapped(f, dtype, *shape):
         m = mmap.mmap(o.fileno(), 0, **_private)
     return torch.frombuffer(m, dtype={'|u1': torch.uint8, '<i8': torch.int64}[dtype], offset=len(head)).reshape(shape)
 
+def _sealed(d):
+    "The dictionary `d` as JSON, with a checksum of its own"
+    return (json.dumps({**d, 'sum': fingerprint(json.dumps(d, sort_keys=True))}, ensure_ascii=False, indent=1) + '\n').encode()
+
+def _checked(text):
+    "What `_sealed` made JSON of. Raises ValueError where that has changed."
+    d = json.loads(text)
+    if d.pop('sum', None) != fingerprint(json.dumps(d, sort_keys=True)): raise ValueError("its checksum is wrong")
+    return d
+
 def open_cache(
     path, # folder of a finished image cache
 )->tuple: # x (n, 3, s, s) uint8 and y (n,) int64, mapped, and `meta.json` as a dict
@@ -306,9 +316,9 @@ def open_cache(
     f = Path(path)/'meta.json'
     if not f.exists(): raise FileNotFoundError(f"{path} is no finished image cache, meta.json is missing: make it by cfg_prepare, which continues where it stopped")
     try:
-        meta = json.loads(f.read_text())
-        n, s, fmt, c = meta['n'], meta['size'], meta['format'], len(meta['vocab'])
-    except (ValueError, KeyError, TypeError): raise ValueError(f"{f} is damaged") from None
+        fmt = json.loads(text := f.read_text())['format']
+        if fmt == 1: n, s, c = (meta := _checked(text))['n'], meta['size'], len(meta['vocab'])
+    except (ValueError, KeyError, TypeError, AttributeError): raise ValueError(f"{f} is damaged") from None
     if fmt != 1: raise ValueError(f"{f} has format {fmt}, this version reads format 1")
     x, y = _mapped(f.with_name('images.npy'), '|u1', n, 3, s, s), _mapped(f.with_name('labels.npy'), '<i8', n)
     if y.min() < 0 or y.max() >= c: raise ValueError(f"{f.with_name('labels.npy')} is damaged: its classes run from {y.min()} to {y.max()}, meta.json has {c} names")
@@ -331,6 +341,16 @@ def _ahead(make, pieces, n_workers):
     except BrokenProcessPool: raise OSError("a process that reads pictures was ended from outside, perhaps for want of memory: run it again, with fewer n_workers, and it continues") from None
     finally: pool.shutdown(cancel_futures=True)
 
+def _crc(f, n):
+    "Checksum of the first `n` bytes behind the head of an .npy file; −1 where there are fewer"
+    crc = 0
+    with open(f, 'rb') as o:
+        o.seek(128)
+        while n:
+            if not (b := o.read(min(n, 1 << 20))): return -1
+            n, crc = n-len(b), zlib.crc32(b, crc)
+    return crc
+
 def _finished(folder, key):
     try: return open_cache(folder)[2]['key'] == key
     except (OSError, ValueError): return False
@@ -344,22 +364,23 @@ def _build(folder, pieces, make, size, vocab, source, n_workers=None, progress=F
     with open(folder/'.lock', 'w') as lock:
         if fcntl: fcntl.lockf(lock, fcntl.LOCK_EX)                                          # a second process waits, then finds all done
         if _finished(folder, keys[-1]): (folder/'progress.json').unlink(missing_ok=True); return folder
-        now = dict(done=0, rows=0, n_train=0)
+        now = dict(done=0, rows=0, n_train=0, crc=[0, 0])
         if (folder/'progress.json').exists() and not (folder/'meta.json').exists():         # ended while the files got their names
             for f in fs:
                 if not f.exists() and f.with_suffix('').exists(): os.replace(f.with_suffix(''), f)
         try:
-            old = json.loads((folder/'progress.json').read_text())
-            if old['key'] == keys[old['done']] and all(f.stat().st_size >= 128+b*old['rows'] for f,b in zip(fs, row)): now = old
+            old = _checked((folder/'progress.json').read_text())
+            if old['key'] == keys[old['done']] and [_crc(f, b*old['rows']) for f,b in zip(fs, row)] == old['crc']: now = old
         except (OSError, ValueError, KeyError, IndexError, TypeError): pass                 # nothing begun, or not by us
         for f in fs: f.touch()
         with open(fs[0], 'r+b') as fx, open(fs[1], 'r+b') as fy:
             for f,b in zip((fx, fy), row): f.truncate(128+b*now['rows']); f.seek(0, 2)
             todo = _ahead(make, pieces[now['done']:], n_workers)
             for k,(x,y) in enumerate(tqdm(todo, folder.name, len(pieces), initial=now['done'], unit='block', disable=None if progress else True), now['done']):
-                for f,t in ((fx, x), (fy, y)): f.write(np.ascontiguousarray(t).reshape(-1).view(np.uint8)); f.flush(); os.fsync(f.fileno())
-                now = dict(done=k+1, rows=now['rows']+len(y), n_train=now['n_train']+len(y)*(pieces[k][0] == 'train'), key=keys[k+1])
-                with replacing(folder/'progress.json') as f: f.write(json.dumps(now).encode())
+                raw = [np.ascontiguousarray(t).reshape(-1).view(np.uint8) for t in (x, y)]
+                for f,b in zip((fx, fy), raw): f.write(b); f.flush(); os.fsync(f.fileno())
+                now = dict(done=k+1, rows=now['rows']+len(y), n_train=now['n_train']+len(y)*(pieces[k][0] == 'train'), key=keys[k+1], crc=[*map(zlib.crc32, raw, now['crc'])])
+                with replacing(folder/'progress.json') as f: f.write(_sealed(now))
             n = now['rows']
             for f,h in ((fx, _npy_head('|u1', n, 3, size, size)), (fy, _npy_head('<i8', n))): f.seek(0); f.write(h)
         x, y = _mapped(fs[0], '|u1', n, 3, size, size), _mapped(fs[1], '<i8', n)
@@ -367,7 +388,7 @@ def _build(folder, pieces, make, size, vocab, source, n_workers=None, progress=F
         del x, y
         (folder/'meta.json').unlink(missing_ok=True)                                        # an older cache stays whole and readable until now
         for f in fs: os.replace(f, f.with_suffix(''))
-        with replacing(folder/'meta.json') as f: f.write((json.dumps(meta, ensure_ascii=False, indent=1) + '\n').encode())
+        with replacing(folder/'meta.json') as f: f.write(_sealed(meta))
         (folder/'progress.json').unlink()
     return folder
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from torch import nn, Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from zipfile import is_zipfile
+from zipfile import BadZipFile, is_zipfile, ZipFile
 from .denoiser import Denoiser, _apart
 
 # %% ../nbs/08_nets.ipynb #6ce0fb19
@@ -543,7 +543,11 @@ def load_weights(
     "Fills `net`, whose names and shapes the file must have, all of them. Raises ValueError naming the first tensor that does not fit, or for a file that is damaged or holds something else; FileNotFoundError where there is none."
     path, want, own = Path(path), (whole or net).state_dict(), net.state_dict()
     if not path.is_file(): raise FileNotFoundError(f"path must be a file of weights, there is none at {path}")
-    try: file = torch.load(path, map_location='cpu', weights_only=True, mmap=is_zipfile(path))   # mapped: only what is copied below is read
+    try:
+        if zipped := is_zipfile(path):
+            with ZipFile(path) as z:
+                if (part := z.testzip()): raise BadZipFile(f'{part} has changed')           # its checksums find a single changed bit
+        file = torch.load(path, map_location='cpu', weights_only=True, mmap=zipped)             # mapped: only what is copied below takes memory
     except Exception as e: raise ValueError(f"{path} is damaged, or holds something else than tensors ({type(e).__name__})") from e
     if not isinstance(file, dict): raise ValueError(f"{path} must hold a dict of tensors, got a {type(file).__name__}")
     for k, v in file.items():

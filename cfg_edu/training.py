@@ -174,7 +174,7 @@ class FiniteLoss(Callback):
         if math.isfinite(loss):
             if mean.count < 20 or loss < self.jump*mean.value or self.told or rank_distrib(): return
             self.told = True
-            warn(f"the loss jumped to {loss:.3g} at step {self.train_iter+1}, {loss/mean.value:.0f} times its average; farthest off at {self._where()}")
+            warn(f"the loss jumped to {loss:.3g} at step {self.train_iter+1}, {loss/mean.value:.0f} times its average; farthest off at {self._where()}", stacklevel=2)
         elif hasattr(self.learn, 'lr_finder'): raise CancelFitException()              # the search has gone far enough
         elif hasattr(self.learn, 'half_precision') and self.learn.scaler.is_enabled():
             self.learn.loss = mean.value if mean.count else torch.zeros_like(self.loss)  # changes nothing in the record
