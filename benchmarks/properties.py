@@ -4,9 +4,10 @@ Random arguments, right and wrong, for every public function: the right answer, 
     pip install hypothesis
     python -m benchmarks properties --examples 200
 """
-import importlib, math, re, traceback, warnings
+import importlib, io, math, re, shutil, traceback, warnings
 from collections import Counter
-from functools import partial
+from contextlib import redirect_stdout
+from functools import lru_cache, partial
 from pathlib import Path
 import torch
 from fastcore.script import call_parse
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 
 modules = 'schedule process plots mixture denoiser guidance sampling data nets training classifier metrics cli beyond'.split()
 refusals = ValueError, TypeError, FileNotFoundError, FloatingPointError, KeyError
-checks = {}                                                                 # name → function of hypothesis' `draw`
+checks = {}                                                                 # name → functions of hypothesis' `draw`
 
 def check(*names):
+    "What is decorated tries these names; one that has two checks is given to either"
     def add(f):
-        for n in names: checks[n] = partial(f, n)
+        for n in names: checks.setdefault(n, []).append(partial(f, n))
         return f
     return add
 
@@ -186,8 +188,9 @@ def _(name, draw):
     guided = ask(make)
     if guided is None: return
     if name in ('CFG', 'ClassifierGuided') and not (math.isfinite(w) and w >= -1): raise Wrong(f"accepted w = {w}")
-    z, (lam, right), (y, how) = tensor(draw, (b, 2), torch.float32, odd=False), level(draw, b), classes(draw, b, n)
-    if draw(st.integers(0, 5)) == 0: z, right = tensor(draw, (b, 3), torch.float32, odd=False), False
+    dtype = draw(floats)
+    z, (lam, right), (y, how) = tensor(draw, (b, 2), dtype, odd=False), level(draw, b), classes(draw, b, n)
+    if draw(st.integers(0, 5)) == 0: z, right = tensor(draw, (b, 3), dtype, odd=False), False
     right &= how in ('right', 'null') or name == 'CFG' and w == -1 or how == 'none' and name in ('CFG', 'Mixture', 'Interval', 'Tempered')
     if how == 'int32' : return
     got = ask(guided, z, lam, y, may_refuse=not right or how in ('none', 'null'))
@@ -195,7 +198,7 @@ def _(name, draw):
     if not right and how != 'none': raise Wrong(f"accepted z {tuple(z.shape)}, λ {tuple(lam.shape)}, y {how}")       # at w = −1 no class is asked for
     for o in got if isinstance(got, tuple) else (got,):
         if o.shape != z.shape: raise Wrong(f"shape {tuple(o.shape)}, not {tuple(z.shape)}")
-        if abs(w) < 100 and not o.isfinite().all(): raise Wrong("not finite")
+        if abs(w) < 100 and dtype in (torch.float32, torch.float64) and not o.isfinite().all(): raise Wrong("not finite")
 
 @check('MLP', 'UNet', 'EncoderUNet', 'Denoiser', 'check_inputs', 'unet_digits', 'encoder_digits')
 def _(name, draw):
@@ -206,12 +209,13 @@ def _(name, draw):
     b, classifier = draw(st.integers(0, 3)), 'ncoder' in name
     f = Denoiser(net) if name == 'Denoiser' else partial(nets.check_inputs, net) if name == 'check_inputs' else net
     shape = draw(st.sampled_from([net.shape]*4 + [net.shape[1:], (2, *net.shape[1:]), (*net.shape[:-1], net.shape[-1]+2)]))
-    z, (lam, right), (y, how) = tensor(draw, (b, *shape), torch.float32), level(draw, b), classes(draw, b, 3)
+    z, (lam, right), (y, how) = tensor(draw, (b, *shape), draw(floats)), level(draw, b), classes(draw, b, 3)
     right &= shape == net.shape and (classifier or how in ('right', 'null', 'none', 'int32'))
     with torch.no_grad(): got = ask(f, z, lam, *([] if classifier else [y]), may_refuse=not right or how == 'int32')
     if name == 'check_inputs' or got is None: return
     if not right: raise Wrong(f"accepted z {tuple(z.shape)}, λ {tuple(lam.shape)}, y {how}")
     if got.shape != ((b, 3) if classifier else z.shape): raise Wrong(f"shape {tuple(got.shape)}")
+    if got.dtype != (torch.float32 if classifier else torch.promote_types(z.dtype, torch.float32) if name == 'Denoiser' else z.dtype): raise Wrong(f"{got.dtype} for {z.dtype}")
 
 @check('clock', 'sinusoid', 'adm_time')
 def _(name, draw):
@@ -503,21 +507,37 @@ def _(name, draw):
             got = ask(me.tradeoff, lambda z, l, y: z*0, [w], real, y, may_refuse=not (r1 and r2))
         must(name, got, r1 and r2, 'bad images or labels')
 
-@check('cfg_train', 'cfg_prepare', 'cfg_tradeoff')
+@lru_cache(None)
+def some_run():
+    "A folder with a network that has hardly been trained"
+    import tempfile
+    import cfg_edu.cli as cli
+    folder = tempfile.TemporaryDirectory()
+    cli.cfg_train('digits', folder.name, steps=1)
+    return folder
+
+@check('cfg_train', 'cfg_prepare', 'cfg_tradeoff', 'cfg_sample', 'cfg_evaluate')
 def _(name, draw):
-    import os, tempfile
+    import tempfile
     import cfg_edu.cli as cli
     options = dict(data=(['digits'], ['nothing', '']), net=([None], ['nothing', 'adm64', 'mlp']), steps=([1], [0, -1]), bs=([128], [0, -1, 10**6]), lr=([1e-3], [0., -1., math.nan, math.inf]), decay=([.9], [1., -.1, math.nan]), p_uncond=([.1], [-.1, 1.1, math.nan]),
                    predicts=([None], ['score']), lam_min=([-20.], [30., math.nan]), grad_clip=([1.], [0., -1., math.nan]), precision=(['fp32'], ['fp8']), seed=([0], [-1]), warmup=([None], [0, -1]), every=([None], [0, -1]))
     if name == 'cfg_tradeoff': options = dict(data=(['digits'], ['nothing']), ws=(['0,1'], ['', 'a', '-2', 'nan']), n=([20], [0, -1]), n_steps=([2], [1, 0]), v=([0.], [-1., math.nan]), bs=([None], [0]), precision=(['fp32'], ['fp8']), seed=([0], [-1]), sampler=(['ddim'], ['nothing']))
     if name == 'cfg_prepare': options = dict(path=([], ['/nothing/here', '']))
+    if name == 'cfg_sample': options = dict(w=([1.], [-1.5, math.nan, math.inf]), n=([3], [0, -1]), y=([None, 0, 10], [-1, 11]), sampler=(['ddim'], ['nothing', None]), n_steps=([2], [1, 0, -3]), v=([0.], [-.1, 1.1, math.nan]), seed=([0], [-1, 2**32]), bs=([None], [0, -1]), precision=(['fp32'], ['fp8']))
+    if name == 'cfg_evaluate': options = dict(w=([1.], [-1.5, math.nan, math.inf]), n=([20], [0, -1, 1]), judge=(['digits'], ['nothing', 'glyphs32']), sampler=(['ddim'], ['nothing']), n_steps=([2], [1, 0]), v=([0.], [-.1, math.nan]), seed=([0], [-1]), bs=([None], [0]), precision=(['fp32'], ['fp8']), data=(['digits'], ['nothing']))
     k = draw(strategies()[0].sampled_from(list(options)))           # one argument is wrong, the others right: work must not begin
     wrong = draw(strategies()[0].sampled_from(options[k][1]))
     with tempfile.TemporaryDirectory() as folder:
         args = {o: r[0] for o, (r, _) in options.items() if r} | {k: wrong}
         out = Path(folder)/'run'
-        got = ask(getattr(cli, name), **args, out=str(out))
-        if got is not None or out.exists() and any(out.iterdir()): raise Wrong(f"{k} = {wrong!r}: " + ('accepted' if got is not None else 'left ' + ', '.join(os.listdir(out))))
+        if name in ('cfg_sample', 'cfg_evaluate'): shutil.copytree(some_run().name, out)
+        before = sorted(o.relative_to(folder) for o in Path(folder).rglob('*'))
+        where = dict(run=str(out)) if name in ('cfg_sample', 'cfg_evaluate') else dict(out=str(out))
+        said = []
+        try: ask(lambda: said.append(getattr(cli, name)(**args, **where)))
+        finally: new = sorted({o.relative_to(folder) for o in Path(folder).rglob('*')} - {*before, Path('run')})
+        if said or new: raise Wrong(f"{k} = {wrong!r}: {'accepted' if said else 'left ' + ', '.join(map(str, new))}")
 
 @check('check_batch', 'evaluating', 'replacing', 'cache_dir', 'check_zip', 'SharedDL', 'glyphs_dls')
 def _(name, draw):
@@ -692,7 +712,7 @@ def properties(
         @given(st.data())
         def run(data):
             calls[name] += 1
-            f(data.draw)
+            with redirect_stdout(io.StringIO()): data.draw(st.sampled_from(f))(data.draw)
         try: run()
         except Wrong as e: broken[name] = re.sub(r'\s+', ' ', str(e))[:160]
         except Exception as e: broken[name] = f'{type(e).__name__}: {e}'[:160]

@@ -430,6 +430,7 @@ def cfg_evaluate(
         samples = nullcontext(x)
     else:
         model, config = load_run(run)
+        if data not in (None, config['data']): raise ValueError(f"data must be {config['data']!r}, what {run} was trained on, got {data!r}")
         w = 0. if w is None else w; CFG(model, w)
         jury = _jury(config['data'], config['shape'], n, path, judge, weights, reference)
         data, folder, labels = config['data'], run, torch.arange(n)%model.null
