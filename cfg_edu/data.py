@@ -126,6 +126,8 @@ def data_dls(
     train = torch.ones(n, dtype=torch.bool)
     valid = torch.arange(n-n//5, n) if valid is None else torch.as_tensor(valid)
     if not valid.numel(): raise ValueError(f"valid must hold out at least one example, got none of {n}")
+    if not (valid.shape == (n,) if valid.dtype == torch.bool else not valid.is_floating_point() and ((valid >= -n) & (valid < n)).all()):
+        raise ValueError(f"valid must hold indices of the {n} examples or be a mask of them, got {valid.dtype} of shape {tuple(valid.shape)} from {valid.min()} to {valid.max()}")
     train[valid] = False
     return _loaders(TensorDataset(x[train], y[train]), TensorDataset(x[~train], y[~train]), vocab, bs, flip, seed, device)
 

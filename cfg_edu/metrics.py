@@ -148,12 +148,12 @@ def cached(
     f = cache_dir()/f'{name}.safetensors'
     try:
         with safe_open(f, 'pt') as s: ts, known = {k: s.get_tensor(k) for k in sorted(s.keys())}, (s.metadata() or {}).get('fingerprint')
-        if known == fingerprint(*ts.values()): return ts
+        if known == fingerprint(*ts, *ts.values()): return ts
     except (OSError, SafetensorError): pass                                             # absent or damaged
     ts = {k: v.contiguous() for k, v in sorted(make().items())}
     try:
         f.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=f.parent, suffix='.tmp', delete=False) as tmp: tmp.write(save(ts, dict(fingerprint=fingerprint(*ts.values()))))
+        with NamedTemporaryFile(dir=f.parent, suffix='.tmp', delete=False) as tmp: tmp.write(save(ts, dict(fingerprint=fingerprint(*ts, *ts.values()))))
         os.replace(tmp.name, f)                                                         # nobody ever sees half a file
     except OSError as e: warn(f'{name} could not be kept: {e}', stacklevel=2)
     return ts
