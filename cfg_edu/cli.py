@@ -28,7 +28,7 @@ from .plots import show_grid, show_points
 from .denoiser import Denoiser
 from .guidance import CFG
 from .sampling import sample, sampler as step_and_grid
-from .data import check_zip, dls_for, fingerprint, imagenet_classes, open_cache, prepare, replacing, rungs, to_unit, toys
+from .data import _checked, _sealed, check_zip, dls_for, fingerprint, imagenet_classes, open_cache, prepare, replacing, rungs, to_unit, toys
 from .nets import load_adm, net_for
 from .training import HalfPrecision, SampleGrid, diffusion_learner
 from .metrics import evaluate, get_judge, noise_floor, paper_table, reference, show_tradeoff, to_uint8
@@ -82,11 +82,11 @@ def _say(text):
     if _world()[0] == 0: print(text, flush=True)
 
 def _write_json(path, o):
-    with replacing(path) as f: f.write((json.dumps(o, indent=1, ensure_ascii=False) + '\n').encode())
+    with replacing(path) as f: f.write(_sealed(o))
 
 def _read_json(path):
-    try: return json.loads(path.read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as e: raise ValueError(f"{path} is damaged ({e}): put it back, or choose another folder") from None
+    try: return _checked(path.read_text(encoding='utf-8'))
+    except (ValueError, RecursionError) as e: raise ValueError(f"{path} is damaged ({e}): put it back, or choose another folder; if you have changed it yourself, remove its line with `sum`") from None
 
 def _claim(path, settings, what):
     "Writes `settings` to `path`, or raises ValueError where other ones are there"

@@ -306,9 +306,10 @@ def _sealed(d):
     return (json.dumps({**d, 'sum': fingerprint(json.dumps(d, sort_keys=True))}, ensure_ascii=False, indent=1) + '\n').encode()
 
 def _checked(text):
-    "What `_sealed` made JSON of. Raises ValueError where that has changed."
+    "What `_sealed` made JSON of. Raises ValueError where that has changed; without a `sum` whatever is there is taken."
     d = json.loads(text)
-    if d.pop('sum', None) != fingerprint(json.dumps(d, sort_keys=True)): raise ValueError("its checksum is wrong")
+    if not isinstance(d, dict): raise ValueError("it holds no settings")
+    if d.pop('sum', None) not in (None, fingerprint(json.dumps(d, sort_keys=True))): raise ValueError("its checksum is wrong")
     return d
 
 def open_cache(
