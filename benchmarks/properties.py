@@ -85,6 +85,7 @@ def along(t, z): return t.reshape(-1, *[1]*(z.ndim-1))
 
 @check('amps')
 def _(name, draw):
+    "λ of any size in two precisions; against float64"
     from cfg_edu.schedule import amps
     st, floats, _ = strategies()
     lam = tensor(draw, (draw(st.integers(0, 5)),), draw(st.sampled_from([torch.float32, torch.float64])), 20.)
@@ -93,6 +94,7 @@ def _(name, draw):
 
 @check('Schedule')
 def _(name, draw):
+    "Bounds without limits, nan and infinity among them; λ(u), grids and draws must be finite, ordered and inside"
     from cfg_edu.schedule import Schedule
     st, *_ = strategies()
     lo, hi = draw(st.floats(allow_nan=True, allow_infinity=True)), draw(st.floats(allow_nan=True, allow_infinity=True))
@@ -114,6 +116,7 @@ def _(name, draw):
 
 @check('diffuse', 'eps2x', 'x2eps', 'v2eps', 'eps2v', 'eps2score', 'score2eps')
 def _(name, draw):
+    "Shapes, dtypes, layouts, nan, empty batches; λ too many, too few, two-dimensional; against formulas in float64"
     import cfg_edu.denoiser as d, cfg_edu.process as p
     st, floats, rest = strategies()
     b, r, dtype = draw(st.integers(0, 4)), draw(rest), draw(floats)
@@ -135,6 +138,7 @@ def _(name, draw):
 
 @check('forward', 'posterior', 'transition', 'posterior_weights', 'transition_var')
 def _(name, draw):
+    "Two λ in the right and the wrong order, v in and beyond [0, 1], shapes that do not fit; against formulas in float64"
     import cfg_edu.process as p
     st, floats, rest = strategies()
     b, r = draw(st.integers(1, 4)), draw(rest)
@@ -160,6 +164,7 @@ def _(name, draw):
 
 @check('cfg')
 def _(name, draw):
+    "Weights from −1 to 1,000, shapes that would stretch; against the formula in float64"
     from cfg_edu.guidance import cfg
     st, floats, rest = strategies()
     b, r, dtype = draw(st.integers(0, 4)), draw(rest), draw(floats)
@@ -176,6 +181,7 @@ def some_model(n=3):
 
 @check('CFG', 'ClassifierGuided', 'Interval', 'both', 'implicit_score', 'Tempered', 'ClassAverage', 'Rescaled', 'AutoGuided', 'Mixture')
 def _(name, draw):
+    "z of all dtypes and of a wrong width, λ that does not fit, labels −1 … n + 1, floats, too many, none; weights nan, infinite, huge, below −1"
     import cfg_edu.beyond as be, cfg_edu.denoiser as d, cfg_edu.guidance as g
     st, floats, _ = strategies()
     m, b = some_model(), draw(st.integers(0, 4))
@@ -202,6 +208,7 @@ def _(name, draw):
 
 @check('MLP', 'UNet', 'EncoderUNet', 'Denoiser', 'check_inputs', 'unet_digits', 'encoder_digits')
 def _(name, draw):
+    "z of all dtypes, layouts and wrong shapes, empty batches, λ and labels as above; shape and dtype of the answer"
     import cfg_edu.nets as nets
     from cfg_edu.denoiser import Denoiser
     st, floats, _ = strategies()
@@ -219,6 +226,7 @@ def _(name, draw):
 
 @check('clock', 'sinusoid', 'adm_time')
 def _(name, draw):
+    "λ of any size in three precisions: finite float32, in its range"
     import cfg_edu.nets as nets
     st, floats, _ = strategies()
     b = draw(st.integers(0, 5))
@@ -229,6 +237,7 @@ def _(name, draw):
 
 @check('sample', 'sampler', 'ancestral', 'ddim', 'heun', 'dpmpp_2m', 'cooled', 'NoiseStreams')
 def _(name, draw):
+    "Shapes, batch sizes, steps, ranges, labels, v and names, right and wrong; as many draws as were ordered"
     import cfg_edu.sampling as s
     st, *_ = strategies()
     numbers = st.sampled_from([0., .3, 1., -.1, 1.1, math.nan, math.inf])
@@ -264,6 +273,7 @@ def _(name, draw):
 
 @check('sliced_wasserstein', 'frechet', 'at_isc', 'to_w', 'to_scale', 'to_unit', 'to_uint8', 'area', 'dealt', 'class_colors', 'embed_class')
 def _(name, draw):
+    "Shapes that do not fit, unknown names and conventions, sizes below 1; against other formulas where there is one"
     import numpy as np
     import cfg_edu.data as data, cfg_edu.guidance as g, cfg_edu.metrics as me, cfg_edu.mixture as mi, cfg_edu.nets as nets, cfg_edu.plots as pl
     st, floats, rest = strategies()
@@ -317,6 +327,7 @@ def must(name, got, right, what):
 
 @check('three', 'ring', 'grid', 'Mixture', 'toy', 'digits', 'draw_glyphs', 'imagenet_classes', 'dls_for', 'data_dls', 'toy_dls', 'digits_dls', 'TensorDL', 'random_flip', 'fingerprint')
 def _(name, draw):
+    "Parameters of laws and loaders, right and wrong: sizes, splits, names, classes, batch sizes, held-out indices, nan"
     import cfg_edu.data as d, cfg_edu.mixture as m
     st, *_ = strategies()
     if name == 'three': return must(name, ask(m.three, may_refuse=False), True, '')
@@ -373,6 +384,7 @@ def _(name, draw):
 
 @check('show_points', 'show_density', 'show_field', 'show_paths', 'show_grid', 'gallery', 'film', 'explore')
 def _(name, draw):
+    "What can be drawn and what cannot: shapes, dtypes, nan, extents, no values"
     import cfg_edu.plots as p, matplotlib.pyplot as plt
     st, *_ = strategies()
     n = draw(st.integers(0, 5))
@@ -403,6 +415,7 @@ def _(name, draw):
 
 @check('GroupNorm32', 'ResBlock', 'AttentionBlock', 'AttentionPool', 'Encoder', 'unet_small', 'unet_32', 'unet_64', 'adm64', 'adm64_classifier', 'net_for', 'adm_lams', 'judge_cnn')
 def _(name, draw):
+    "Sizes, heads, orders, dropout and names of networks, right and wrong; shape of the answer"
     import cfg_edu.nets as nets, cfg_edu.metrics as me
     st, *_ = strategies()
     if name == 'adm_lams': return must(name, ask(nets.adm_lams, may_refuse=False), True, '')
@@ -437,6 +450,7 @@ def _(name, draw):
 
 @check('load_weights', 'load_adm', 'load_adm_classifier', 'load_run', 'open_cache', 'cache_dls', 'prepare', 'images_dls', 'imagenet64_dls', 'mnist_dls', 'fashion_dls', 'cifar10_dls', 'reference', 'cfg_sample', 'cfg_evaluate')
 def _(name, draw):
+    "Files that are missing, empty, noise, text, folders or of another kind; nothing may be left behind"
     import tempfile
     import cfg_edu.cli as cli, cfg_edu.data as d, cfg_edu.metrics as me, cfg_edu.nets as nets
     st, *_ = strategies()
@@ -454,6 +468,7 @@ def _(name, draw):
 
 @check('DropLabel', 'EMA', 'Diffuse', 'DiffuseInput', 'SampleGrid', 'Monitor', 'HalfPrecision', 'UniformLam', 'diffusion_learner', 'classifier_learner', 'Checkpoint', 'FiniteLoss', 'ShareBatch', 'classifier_logp')
 def _(name, draw):
+    "Probabilities, decays, modes, bounds and class numbers, right and wrong"
     import cfg_edu.classifier as c, cfg_edu.training as t, cfg_edu.nets as nets, cfg_edu.data as d
     st, *_ = strategies()
     shares = [0., .1, .5], [-.1, 1.1, math.nan, math.inf]
@@ -473,6 +488,7 @@ def _(name, draw):
 
 @check('evaluate', 'noise_floor', 'tradeoff', 'get_judge', 'Judge', 'mean_cov', 'temperature', 'implicit_logits', 'show_tradeoff')
 def _(name, draw):
+    "Images of wrong shape, dtype or number, nan; labels that do not fit; weights, draws and judges, right and wrong"
     import cfg_edu.classifier as c, cfg_edu.metrics as me, matplotlib.pyplot as plt
     st, *_ = strategies()
     if name in ('get_judge', 'Judge'): j, right = either(draw, ['digits'], ['nothing', '', None]); return must(name, ask(getattr(me, name), j, may_refuse=not right), right, j)
@@ -518,6 +534,7 @@ def some_run():
 
 @check('cfg_train', 'cfg_prepare', 'cfg_tradeoff', 'cfg_sample', 'cfg_evaluate')
 def _(name, draw):
+    "One argument wrong, the others right: refused, and no file written"
     import tempfile
     import cfg_edu.cli as cli
     options = dict(data=(['digits'], ['nothing', '']), net=([None], ['nothing', 'adm64', 'mlp']), steps=([1], [0, -1]), bs=([128], [0, -1, 10**6]), lr=([1e-3], [0., -1., math.nan, math.inf]), decay=([.9], [1., -.1, math.nan]), p_uncond=([.1], [-.1, 1.1, math.nan]),
@@ -541,6 +558,7 @@ def _(name, draw):
 
 @check('check_batch', 'evaluating', 'replacing', 'cache_dir', 'check_zip', 'SharedDL', 'glyphs_dls')
 def _(name, draw):
+    "Batches that fit or not; modes and files after an error; bombs; rows of several processes; caches of glyphs"
     import os, tempfile, zipfile
     import cfg_edu.data as d, cfg_edu.process as p, cfg_edu.sampling as s, cfg_edu.training as t
     st, floats, rest = strategies()
@@ -616,6 +634,7 @@ def _(name, draw):
 
 @check('fit_judge', 'fit_glyphs', 'cached', 'register_judge', 'OwnJudge', 'DigitsJudge', 'GlyphsJudge', 'Reference')
 def _(name, draw):
+    "Training data and numbers, right and wrong; a stored judge that is gone, cut, or has a wrong bit"
     import os, tempfile
     import cfg_edu.metrics as me
     st, *_ = strategies()
@@ -705,8 +724,10 @@ def properties(
     warnings.simplefilter('ignore')
     names = {n: m for m in modules for n in importlib.import_module(f'cfg_edu.{m}').__all__}
     calls, broken = Counter(), {}
+    said = None
     for name, f in checks.items():
         if only not in name: continue
+        if (what := '; '.join(o.func.__doc__ for o in f)) != said: print(said := what, flush=True)
         @seeded(seed)
         @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink], print_blob=False, report_multiple_bugs=False)
         @given(st.data())
@@ -716,7 +737,7 @@ def properties(
         try: run()
         except Wrong as e: broken[name] = re.sub(r'\s+', ' ', str(e))[:160]
         except Exception as e: broken[name] = f'{type(e).__name__}: {e}'[:160]
-        print(f"{names.get(name, '?'):10} {name:20} {calls[name]:5} calls  {'held' if name not in broken else broken[name]}", flush=True)
+        print(f"    {names.get(name, '?'):10} {name:20} {calls[name]:5} calls  {'held' if name not in broken else broken[name]}", flush=True)
     rest = [n for n in names if n not in checks]
     print(f"{len(checks)} of {len(names)} names, {sum(calls.values())} calls; {len(calls) - len(broken)} names held, {len(broken)} broke")
     print('not tried here: ' + ', '.join(rest))
