@@ -91,7 +91,7 @@ def once(top, jobs):
     for job, size in dict(train=200_000, sample=2000, prepare=300_000).items():
         out = top/f'full, {job}'
         said = ended(outcome(lambda: jobs[job](out), note, lambda: full(size)))
-        held = said.startswith('refused') and not left(out)*(job != 'prepare')
+        held = said.startswith('refused') and ('no room is left' in said or 'for want of space' in said) and not left(out)*(job != 'prepare')
         if out.exists(): whole(out)
         again = ended(outcome(lambda: jobs[job](out), note))
         yield f'{job}: the disk is full, then has room again', held and again == 'done' and not same(top/job, out), said

@@ -9,7 +9,7 @@ __all__ = ['toys', 'sources', 'glyph_names', 'glyph_fonts', 'rungs', 'to_unit', 
            'imagenet_classes', 'check_zip', 'prepare', 'images_dls', 'imagenet64_dls', 'dls_for']
 
 # %% ../nbs/07_data.ipynb #7908e8a0
-import csv, io, json, matplotlib, mmap, numpy as np, os, pickle, random, string, sys, torch, warnings, zipfile, zlib
+import csv, errno, io, json, matplotlib, mmap, numpy as np, os, pickle, random, string, sys, torch, warnings, zipfile, zlib
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -252,15 +252,23 @@ def cifar10_dls(
 
 # %% ../nbs/07_data.ipynb #e2596e9e
 @contextmanager
+def _room(path):
+    "Says which file there was no room for, and what to do"
+    try: yield
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EFBIG, getattr(errno, 'EDQUOT', None)): raise
+        raise OSError(e.errno, "no room is left on the disk: make some and run it again", str(path)) from e
+
+@contextmanager
 def replacing(
     path,  # file to write
 ):
-    "A binary file that becomes `path` once it is whole; after an error nothing of it is left."
+    "A binary file that becomes `path` once it is whole; after an error nothing of it is left. Raises OSError that names it where the disk is full."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + '.part')
     try:
-        with open(part, 'wb') as f:
+        with _room(path), open(part, 'wb') as f:
             yield f
             f.flush(); os.fsync(f.fileno())
         os.replace(part, path)
@@ -381,7 +389,8 @@ def _build(folder, pieces, make, size, vocab, source, n_workers=None, progress=F
             todo = _ahead(make, pieces[now['done']:], n_workers)
             for k,(x,y) in enumerate(tqdm(todo, folder.name, len(pieces), initial=now['done'], unit='block', disable=None if progress else True), now['done']):
                 raw = [np.ascontiguousarray(t).reshape(-1).view(np.uint8) for t in (x, y)]
-                for f,b in zip((fx, fy), raw): f.write(b); f.flush(); os.fsync(f.fileno())
+                for f,b in zip((fx, fy), raw):
+                    with _room(f.name): f.write(b); f.flush(); os.fsync(f.fileno())
                 now = dict(done=k+1, rows=now['rows']+len(y), n_train=now['n_train']+len(y)*(pieces[k][0] == 'train'), key=keys[k+1], crc=[*map(zlib.crc32, raw, now['crc'])])
                 with replacing(folder/'progress.json') as f: f.write(_sealed(now))
             n = now['rows']
