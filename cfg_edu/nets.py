@@ -78,6 +78,17 @@ def _linear(x, weight, bias):
 class _Linear(nn.Linear):
     def forward(self, x): return _linear(x, self.weight, self.bias)
 
+def _silu(x):
+    "`F.silu` that rounds alike for every batch: on a CPU each thread gets a part, and the last numbers of a part that is no multiple of 32 are rounded otherwise"
+    n = x.numel()
+    threads = min(torch.get_num_threads(), -(-n//32_768)) if x.is_cpu and not torch.compiler.is_compiling() else 1      # PyTorch takes no more
+    if threads == 1 or n%(32*threads) == 0: return F.silu(x)
+    m = max(n - n%(32*threads), 32_768*(threads-1))
+    return torch.cat([F.silu(o) for o in x.flatten().split([m, n-m])]).view(x.shape)
+
+class _SiLU(nn.SiLU):
+    def forward(self, x): return F.silu(x) if self.training else _silu(x)
+
 # %% ../nbs/08_nets.ipynb #405d795b
 class MLP(nn.Module, PyTorchModelHubMixin, library_name='cfg_edu'):
     "Residual blocks on points, scaled and shifted by λ and class. Raises ValueError for a size below 1 or odd `features`."
@@ -94,7 +105,7 @@ class MLP(nn.Module, PyTorchModelHubMixin, library_name='cfg_edu'):
             raise ValueError(f"n_classes, dim, width, depth, features must be at least 1, features even, got {n_classes}, {dim}, {width}, {depth}, {features}")
         store_attr()
         self.null, self.shape = n_classes, (dim,)
-        self.time_embed = nn.Sequential(_Linear(features, width), nn.SiLU(), _Linear(width, width))
+        self.time_embed = nn.Sequential(_Linear(features, width), _SiLU(), _Linear(width, width))
         self.label_emb = nn.Embedding(n_classes, width)
         self.scale_shift = _Linear(width, 2*depth*width)
         self.inp, self.out = nn.Linear(dim, width), _zeroed(nn.Linear(width, dim))
@@ -110,9 +121,9 @@ class MLP(nn.Module, PyTorchModelHubMixin, library_name='cfg_edu'):
         if lam.stride(0) == 0: lam = lam[:1]                # sampling: one level for all, so one embedding for all
         emb = self.time_embed(sinusoid(1000*clock(lam), self.features).to(self.inp.weight.dtype))
         if y is not None: emb = emb + embed_class(self.label_emb, y)
-        h, (scale, shift) = self.inp(z.to(emb.dtype)), self.scale_shift(F.silu(emb)).chunk(2, 1)
+        h, (scale, shift) = self.inp(z.to(emb.dtype)), self.scale_shift(_silu(emb)).chunk(2, 1)
         for w1, w2, s, b in zip(self.w1, self.w2, (1+scale).chunk(self.depth, 1), shift.chunk(self.depth, 1)):
-            h = h + w2(F.silu(torch.addcmul(b, s, w1(F.silu(h)))))
+            h = h + w2(_silu(torch.addcmul(b, s, w1(_silu(h)))))
         return self.out(h).to(z.dtype)
 
 # %% ../nbs/08_nets.ipynb #4123c346
@@ -157,10 +168,10 @@ class ResBlock(nn.Module):
     ):
         super().__init__()
         out_ch = out_ch or ch
-        self.in_layers = nn.Sequential(GroupNorm32(ch), nn.SiLU(), _conv(ch, out_ch))
+        self.in_layers = nn.Sequential(GroupNorm32(ch), _SiLU(), _conv(ch, out_ch))
         self.h_upd = self.x_upd = nn.Upsample(scale_factor=2) if up else nn.AvgPool2d(2) if down else nn.Identity()
-        self.emb_layers = nn.Sequential(nn.SiLU(), _Linear(emb_ch, 2*out_ch))
-        self.out_layers = nn.Sequential(GroupNorm32(out_ch), nn.SiLU(), nn.Dropout(dropout), _zeroed(_conv(out_ch, out_ch)))
+        self.emb_layers = nn.Sequential(_SiLU(), _Linear(emb_ch, 2*out_ch))
+        self.out_layers = nn.Sequential(GroupNorm32(out_ch), _SiLU(), nn.Dropout(dropout), _zeroed(_conv(out_ch, out_ch)))
         self.skip_connection = nn.Identity() if out_ch == ch else _conv(ch, out_ch, 1)
 
     def forward(self,
@@ -246,7 +257,7 @@ class Encoder(nn.Module):
         self.recompute = False  # in training, compute each stage again for its gradient instead of storing what is inside?
         self.null, self.shape, d = n_classes, (in_channels, image_size, image_size), 4*model_channels
         self.sizes, self.chs = self._check(), [m*model_channels for m in channel_mult]   # of each level
-        self.time_embed = nn.Sequential(_Linear(model_channels, d), nn.SiLU(), _Linear(d, d))
+        self.time_embed = nn.Sequential(_Linear(model_channels, d), _SiLU(), _Linear(d, d))
         self.label_emb = nn.Embedding(n_classes, d)
         ch = self.chs[0]
         self.input_blocks, self.stored = nn.ModuleList([_Stage(_conv(in_channels, ch))]), [ch]  # channels each stage leaves
@@ -341,7 +352,7 @@ class UNet(Encoder, PyTorchModelHubMixin, library_name='cfg_edu'):
         n = len(self.input_blocks) + 1 + len(self.output_blocks)
         if not 0 <= late < n: raise ValueError(f"late must lie in 0 … {n-1}, the stages but for one, got {late}")
         self.told = [i >= late for i in range(n)]           # which stages are told the class
-        self.out = nn.Sequential(GroupNorm32(ch), nn.SiLU(), _zeroed(_conv(ch, self.out_channels)))
+        self.out = nn.Sequential(GroupNorm32(ch), _SiLU(), _zeroed(_conv(ch, self.out_channels)))
 
     def decode(self,
         h:Tensor,    # (b, ch, h', w') the bottom
@@ -424,7 +435,7 @@ class EncoderUNet(Encoder, PyTorchModelHubMixin, library_name='cfg_edu'):
         super().__init__(image_size, in_channels, model_channels, num_res_blocks, attn_sizes, channel_mult, n_classes, dropout, head_channels, qkv_order, clock)
         del self.label_emb, self.null                           # it tells the class, nobody tells it
         ch = self.chs[-1]
-        self.out = nn.Sequential(GroupNorm32(ch), nn.SiLU(), AttentionPool(self.sizes[-1], ch, n_classes, head_channels))
+        self.out = nn.Sequential(GroupNorm32(ch), _SiLU(), AttentionPool(self.sizes[-1], ch, n_classes, head_channels))
 
     def forward(self,
         z:Tensor,    # (b, in_channels, image_size, image_size) noisy images
