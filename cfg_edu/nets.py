@@ -81,8 +81,9 @@ class _Linear(nn.Linear):
 def _silu(x):
     "`F.silu` that rounds alike for every batch: on a CPU each thread gets a part, and the last numbers of a part that is no multiple of 32 are rounded otherwise"
     n = x.numel()
-    threads = min(torch.get_num_threads(), -(-n//32_768)) if x.is_cpu and not torch.compiler.is_compiling() else 1      # PyTorch takes no more
-    if threads == 1 or n%(32*threads) == 0: return F.silu(x)
+    if not x.is_cpu or n <= 32_768 or torch.compiler.is_compiling(): return F.silu(x)         # one thread
+    threads = min(torch.get_num_threads(), -(-n//32_768))                                    # PyTorch takes no more
+    if n%(32*threads) == 0: return F.silu(x)
     m = max(n - n%(32*threads), 32_768*(threads-1))
     return torch.cat([F.silu(o) for o in x.flatten().split([m, n-m])]).view(x.shape)
 
