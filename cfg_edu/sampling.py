@@ -151,7 +151,7 @@ def sample(
     n_steps:int=256,      # points T ≥ 2, a call of the model each (2T−1 calls with `heun()`); not used where `lams` is given
     seed:int=0,           # seed of the first sample; sample k has seed+k
     clip:tuple=None,      # (lo, hi) range of the data, x̂ is clipped to it; None: no clipping
-    bs:int=None,          # samples a batch; None: all at once. The samples do not depend on it, on a CPU to the last bit
+    bs:int=None,          # samples a batch; None: all at once. The samples do not depend on it; of our models in float32 on an x86 CPU, to the last bit
     device=None,          # where to run; None: where the model's parameters are
     dtype=torch.float32,  # of z
     cb=None,              # called as `cb(i, lam, z, x_hat)` after every call of the model

@@ -178,7 +178,7 @@ class FiniteLoss(Callback):
         elif hasattr(self.learn, 'lr_finder'): raise CancelFitException()              # the search has gone far enough
         elif hasattr(self.learn, 'half_precision') and self.learn.scaler.is_enabled():
             self.learn.loss = mean.value if mean.count else torch.zeros_like(self.loss)  # changes nothing in the record
-        else: raise FloatingPointError(f"the loss became {loss} at step {self.train_iter+1}, first at {self._where()}: training stopped before it reached the weights; a lower learning rate may help")
+        else: raise FloatingPointError(f"the loss became {loss} at step {self.train_iter+1}, farthest off at {self._where()}: training stopped before it reached the weights; a lower learning rate may help")
     def _where(self):
         "λ of the example with the largest error, of those of this process"
         out, y = self.pred.detach(), self.yb[0]
