@@ -9,7 +9,6 @@ __all__ = ['eps2x', 'x2eps', 'v2eps', 'eps2v', 'eps2score', 'score2eps', 'both',
 import torch
 from torch import nn, Tensor
 from .schedule import amps
-from .process import check_batch
 
 # %% ../nbs/04_denoiser.ipynb #cdf53bf3
 def eps2x(
@@ -18,7 +17,6 @@ def eps2x(
     lam:Tensor,  # (b,) log-SNR, nats
 )->Tensor:       # (b, …)
     "x̂ = (z − σε)/α (Ho & Salimans, Eq. 4). Raises ValueError where the shapes do not fit, as all conversions do."
-    check_batch(lam, z=z, eps=eps)
     alpha, sigma = amps(lam, z.ndim)
     return (z - sigma*eps)/alpha
 
@@ -28,7 +26,6 @@ def x2eps(
     lam:Tensor,  # (b,) log-SNR, nats
 )->Tensor:       # (b, …)
     "ε = (z − αx)/σ"
-    check_batch(lam, z=z, x=x)
     alpha, sigma = amps(lam, z.ndim)
     return (z - alpha*x)/sigma
 
@@ -38,7 +35,6 @@ def v2eps(
     lam:Tensor,  # (b,) log-SNR, nats
 )->Tensor:       # (b, …)
     "ε = αv + σz: nothing is divided (Salimans & Ho 2022)"
-    check_batch(lam, z=z, v=v)
     alpha, sigma = amps(lam, z.ndim)
     return alpha*v + sigma*z
 
@@ -48,7 +44,6 @@ def eps2v(
     lam:Tensor,  # (b,) log-SNR, nats
 )->Tensor:       # (b, …)
     "v = (ε − σz)/α, the velocity αε − σx"
-    check_batch(lam, z=z, eps=eps)
     alpha, sigma = amps(lam, z.ndim)
     return (eps - sigma*z)/alpha
 
@@ -57,7 +52,6 @@ def eps2score(
     lam:Tensor,  # (b,) log-SNR, nats
 )->Tensor:       # (b, …)
     "∇ log p(z) = −ε/σ"
-    check_batch(lam, eps=eps)
     return -eps/amps(lam, eps.ndim)[1]
 
 def score2eps(
@@ -65,7 +59,6 @@ def score2eps(
     lam:Tensor,    # (b,) log-SNR, nats
 )->Tensor:         # (b, …)
     "ε = −σ ∇ log p(z)"
-    check_batch(lam, score=score)
     return -amps(lam, score.ndim)[1]*score
 
 # %% ../nbs/04_denoiser.ipynb #99d52366
