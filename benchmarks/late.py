@@ -14,7 +14,7 @@ from cfg_edu.cli import recipes
 from cfg_edu.data import digits_dls
 from cfg_edu.denoiser import both
 from cfg_edu.guidance import CFG, Interval
-from cfg_edu.metrics import reference, tradeoff
+from cfg_edu.metrics import real_stats, tradeoff
 from cfg_edu.nets import unet_digits
 from cfg_edu.sampling import sampler
 from cfg_edu.training import diffusion_learner
@@ -55,7 +55,7 @@ def late(
 ):
     "Cost, FID and Inception score of guidance where the class comes late, and where only some steps are guided; digits."
     dls, how, ws = digits_dls(), sampler('dpmpp_2m_sde', 16), [float(w) for w in ws.split(',')]
-    ref, y, one = reference(torch.cat([dl.dataset.tensors[0] for dl in dls]), 'digits'), torch.arange(n)%10, cost(unet_digits())[0]
+    ref, y, one = real_stats(torch.cat([dl.dataset.tensors[0] for dl in dls]), 'digits'), torch.arange(n)%10, cost(unet_digits())[0]
     print(f'{machine()}, {torch.get_num_threads()} threads; {steps} steps of training, {n} samples, 16 calls; cost: operations, unguided plain network = 1')
 
     def sweep(name, model, guide, price, seed):

@@ -8,7 +8,8 @@ import torch
 from fastcore.script import call_parse
 from cfg_edu.data import digits_dls
 from cfg_edu.guidance import CFG
-from cfg_edu.metrics import evaluate, get_judge, reference
+from cfg_edu.judges import get_judge
+from cfg_edu.metrics import evaluate, real_stats
 from cfg_edu.mixture import ring, sliced_wasserstein
 from cfg_edu.sampling import dpmpp_2m, sample, sampler
 from cfg_edu.schedule import Schedule
@@ -52,7 +53,7 @@ def quality(
     calls = [int(o) for o in calls.split(',')]
     if data == 'digits':
         model, shape, clip, y, key = train(steps, seed), (n,1,8,8), (-1, 1), torch.arange(n)%10, 'fid'
-        ref = reference(torch.cat([dl.dataset.tensors[0] for dl in digits_dls(seed=seed)]), 'digits')
+        ref = real_stats(torch.cat([dl.dataset.tensors[0] for dl in digits_dls(seed=seed)]), 'digits')
         error = lambda x, kind, guided: evaluate(x, ref, y, get_judge('digits'))['fid']
     else:
         model, shape, clip, key = ring(), (n,2), None, 'sw'

@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader
 from cfg_edu.cli import recipes
 from cfg_edu.data import digits_dls, toy, toy_dls
 from cfg_edu.denoiser import Denoiser
-from cfg_edu.metrics import evaluate, get_judge, reference
+from cfg_edu.judges import get_judge
+from cfg_edu.metrics import evaluate, real_stats
 from cfg_edu.mixture import sliced_wasserstein
 from cfg_edu.nets import MLP, unet_digits
 from cfg_edu.sampling import sample, sampler
@@ -134,7 +135,7 @@ def train(
     get = (lambda: toy_dls(data, r['bs'], seed=seed)) if plane else (lambda: digits_dls(r['bs'], seed))
     dls = get()
     if plane: x, y = toy(data, n, 1000+seed)
-    else: y, ref = torch.arange(n)%10, reference(torch.cat([dl.dataset.tensors[0] for dl in dls]), 'digits')
+    else: y, ref = torch.arange(n)%10, real_stats(torch.cat([dl.dataset.tensors[0] for dl in dls]), 'digits')
     def judge(model):
         with torch.random.fork_rng(): o = sample(model.eval(), (n, *model.net.shape), y, clip=None if plane else (-1, 1), **sampler('dpmpp_2m_sde', 16))
         return sliced_wasserstein(o, x) if plane else evaluate(o, ref, y, get_judge('digits'))['fid']
