@@ -56,7 +56,7 @@ def quality(
         error = lambda x, kind, guided: evaluate(x, ref, y, get_judge('digits'))['fid']
     else:
         model, shape, clip, key = ring(), (n,2), None, 'sw'
-        x, y = model.sample(n, generator=torch.Generator().manual_seed(1000+seed))
+        x, y = model.draw(n, generator=torch.Generator().manual_seed(1000+seed))
         limits = {}
         def error(o, kind, guided):     # guided noise and no noise lead to different places
             if guided.w == 0: return sliced_wasserstein(o, x)

@@ -132,7 +132,7 @@ def data_dls(
     return _loaders(TensorDataset(x[train], y[train]), TensorDataset(x[~train], y[~train]), vocab, bs, flip, seed, device)
 
 # %% ../nbs/10_data.ipynb #b50e6950
-def _mixture(n, g): return ring().sample(n, generator=g)
+def _mixture(n, g): return ring().draw(n, generator=g)
 
 def _moons(n, g):
     y, t = torch.randint(2, (n,), generator=g), pi*torch.rand(n, generator=g)

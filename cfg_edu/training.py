@@ -67,7 +67,7 @@ class Diffuse(Callback):
     def before_batch(self):
         (x,), (y,) = self.xb, self.yb
         n, rows = _whole(self.learn, len(x))
-        lam = self.sched.sample(n, x.device, self.gen)[rows]
+        lam = self.sched.draw(n, x.device, self.gen)[rows]
         z, eps = diffuse(x, lam, torch.randn(n, *x.shape[1:], device=x.device, generator=self.gen)[rows])
         self.learn.xb, self.learn.yb, self.shape = (z, lam, y), (eps,), x.shape[1:]
 
