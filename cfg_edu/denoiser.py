@@ -97,7 +97,8 @@ class Wrapper(nn.Module):
         setattr(self, self.holds, model)
 
     def __getattr__(self, name):
-        if name in ('null', 'null_like', 'check_y'): return getattr(getattr(self, self.holds), name)
+        if name == 'null': return getattr(getattr(self, self.holds), name, None)
+        if name in ('null_like', 'check_y'): return getattr(getattr(self, self.holds), name)
         return super().__getattr__(name)
 
 class Denoiser(Wrapper):
