@@ -27,7 +27,7 @@ from .schedule import Schedule
 from .plots import show_grid, show_points
 from .denoiser import Denoiser
 from .guidance import CFG
-from .sampling import sample, sampler as step_and_grid
+from .sampling import sample, samplers
 from .data import _checked, _sealed, check_zip, dls_for, fingerprint, imagenet_classes, open_cache, prepare, replacing, rungs, to_unit, toys
 from .nets import load_adm, net_for
 from .training import HalfPrecision, SampleGrid, diffusion_learner
@@ -315,7 +315,8 @@ def cfg_sample(
 _precisions = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
 
 def _check_sampling(sampler, n_steps, v, seed, bs, precision):
-    step_and_grid(sampler, n_steps, v); _check_seed(seed)
+    if sampler not in samplers: raise ValueError(f"sampler must be one of {', '.join(samplers)}, got {sampler!r}")
+    samplers[sampler](v=v).grid(n_steps); _check_seed(seed)
     if bs is not None and bs < 1: raise ValueError(f"bs must be at least 1, got {bs}")
     if precision not in _precisions: raise ValueError(f"precision must be one of {', '.join(_precisions)}, got {precision!r}")
 
@@ -331,8 +332,8 @@ def _samples(folder, model, config, w, labels, sampler, n_steps, v, seed, bs, pr
     _check_sampling(sampler, n_steps, v, seed, bs, precision)
     guided, (rank, n_proc), n, dtype, device = CFG(model, w), _world(), len(labels), _precisions[precision], next(model.parameters()).device.type
     parts = folder/f"parts_{fingerprint(w, labels, sampler, n_steps, v, seed, precision, *model.state_dict().values())}"      # other settings, another folder
-    bs, how = bs or (50 if config['shape'][-1] >= 64 else 500), step_and_grid(sampler, n_steps, v)
-    if sampler in ('ancestral', 'ddim'): how['lams'] = Schedule(config['lam_min'], config['lam_max']).grid(n_steps)   # the whole range that was trained
+    bs, trained = bs or (50 if config['shape'][-1] >= 64 else 500), Schedule(config['lam_min'], config['lam_max'])
+    how = dict(sampler=samplers[sampler](v=v, sched=trained), n_steps=n_steps)
     files = {i: parts/f'{i:07}-{min(i+bs, n):07}.npz' for i in range(0, n, bs)}
     with _alone(parts):
         todo = [(i, f) for i, f in list(files.items())[rank::n_proc] if _part(f) is None]
