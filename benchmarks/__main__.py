@@ -1,19 +1,13 @@
 import sys
-from .damage import damage
-from .explore import explore
-from .faults import faults
 from .growth import growth
-from .hostile import hostile
 from .late import late
 from .loop import loop
-from .properties import properties
 from .quality import quality
 from .sampling import sampling
-from .soak import soak
 from .step import step
 from .train import train
 
-benchmarks = dict(step=step, loop=loop, sampling=sampling, quality=quality, train=train, late=late, growth=growth, explore=explore, properties=properties, faults=faults, damage=damage, hostile=hostile, soak=soak)
+benchmarks = dict(step=step, loop=loop, sampling=sampling, quality=quality, train=train, late=late, growth=growth)
 name = sys.argv[1] if len(sys.argv) > 1 else ''
 if name in benchmarks:
     sys.argv[:2] = [f'{sys.argv[0]} {name}']                # what follows are the benchmark's own arguments

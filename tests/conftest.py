@@ -1,0 +1,15 @@
+"What all tests share: one thread each, a cache folder of their own, and no pictures on a screen."
+import os
+os.environ.setdefault('MPLBACKEND', 'Agg')
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+import pytest, torch
+
+torch.set_num_threads(1)
+
+@pytest.fixture(scope='session', autouse=True)
+def cache(tmp_path_factory):
+    "Judges and images are kept for this session only, unless the caller has a folder for them"
+    if 'CFG_EDU_CACHE' not in os.environ: os.environ['CFG_EDU_CACHE'] = str(tmp_path_factory.mktemp('cache'))
+
+@pytest.fixture(autouse=True)
+def seeded(): torch.manual_seed(0)
