@@ -5,16 +5,15 @@
 # %% auto #0
 __all__ = ['open_cache', 'build_cache', 'cache_dls']
 
-# %% ../nbs/cache.ipynb #09043b7f
+# %% ../nbs/cache.ipynb #d7050d24
 import numpy as np, os, shutil, torch, warnings
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 from numpy.lib.format import open_memmap, write_array_header_1_0
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from fastai.data.core import DataLoaders
 from .files import fingerprint, guarded, read_json, replacing, write_json
-from .data import data_dls
+from .data import DataLoaders, data_dls
 
 # %% ../nbs/cache.ipynb #ddd2aab0
 def _mapped(path):

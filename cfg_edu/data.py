@@ -136,7 +136,7 @@ def data_dls(
     return dls
 
 # %% ../nbs/10_data.ipynb #3f63256f
-def _mixture(n, g): return ring().sample(n, generator=g)
+def _mixture(n, g): return ring().draw(n, generator=g)
 
 def _moons(n, g):
     y, t = torch.randint(2, (n,), generator=g), pi*torch.rand(n, generator=g)

@@ -5,15 +5,14 @@
 # %% auto #0
 __all__ = ['glyph_names', 'glyph_fonts', 'draw_glyphs', 'glyphs_dls']
 
-# %% ../nbs/11_glyphs.ipynb #cdde3034
+# %% ../nbs/11_glyphs.ipynb #82bded53
 import matplotlib, numpy as np, string, torch
 from functools import lru_cache, partial
 from itertools import pairwise
 from math import cos, pi, sin
-from fastai.data.core import DataLoaders
 from PIL import Image, ImageDraw, ImageFont
 from .files import cache_dir, fingerprint
-from .data import Rung, rungs
+from .data import DataLoaders, Rung, rungs
 from .cache import build_cache, cache_dls
 
 # %% ../nbs/11_glyphs.ipynb #1c1c6657

@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['imagenet_classes', 'imagenet64_dls']
 
-# %% ../nbs/31_imagenet.ipynb #967ed487
+# %% ../nbs/31_imagenet.ipynb #cea80334
 import csv, numpy as np, pickle
 from functools import lru_cache, partial
 from importlib.resources import files
-from fastai.data.core import DataLoaders
 from fastcore.foundation import L
-from .data import Rung, rungs
+from .data import DataLoaders, Rung, rungs
 from .pictures import images_dls, readers
 
 # %% ../nbs/31_imagenet.ipynb #c5c9b1e0

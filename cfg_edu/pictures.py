@@ -5,16 +5,15 @@
 # %% auto #0
 __all__ = ['readers', 'area', 'prepare', 'images_dls']
 
-# %% ../nbs/30_pictures.ipynb #b891a15c
+# %% ../nbs/30_pictures.ipynb #44d407fb
 import numpy as np, os
 from functools import lru_cache, partial
 from pathlib import Path
 from zipfile import ZipFile, is_zipfile
-from fastai.data.core import DataLoaders
 from numpy.lib.format import open_memmap
 from PIL import Image
 from .files import cache_dir, fingerprint
-from .data import Rung, rungs
+from .data import DataLoaders, Rung, rungs
 from .cache import build_cache, cache_dls, open_cache
 
 # %% ../nbs/30_pictures.ipynb #129d464f
