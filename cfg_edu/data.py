@@ -68,7 +68,7 @@ class TensorDL(TfmdDL):
         names = [vocab[o] if vocab else ' '.join(f'{v:.1f}' for v in o) for o in y[:n]]
         return show_grid(x[:n], labels=names, **kwargs)
 
-# %% ../nbs/10_data.ipynb #74df54be
+# %% ../nbs/10_data.ipynb #b1ed224f
 def random_flip(
     x:Tensor, # (b, c, h, w) images; any other tensor passes
     rank:int=0, world:int=1,
@@ -77,65 +77,56 @@ def random_flip(
     if x.ndim != 4: return x
     return torch.where(torch.rand(len(x)*world, 1, 1, 1, device=x.device)[rank::world] < .5, x.flip(-1), x)
 
-def _told(y, n, vocab):
-    "What each of `n` examples is told, as a tensor: a class where there is a `vocab`, else a vector"
-    if vocab is None:
-        if y.ndim != 2 or len(y) != n or not y.isfinite().all():
-            raise ValueError(f"y without vocab must be a finite vector for each of the {n} examples, (n, d), "
-                f"got shape {tuple(y.shape)}")
-        return y.float()
-    y, c = y.long(), len(vocab)
-    if y.shape != (n,):
-        raise ValueError(f"y must hold a class for each of the {n} examples, got shape {tuple(y.shape)}")
-    if y.min() < 0 or y.max() >= c:
-        raise ValueError(f"y must lie in 0…{c-1}, one of the {c} names in vocab, got {y.min()} to {y.max()}")
-    return y
-
 def _split(valid, n):
-    "What trains and what is held out, of `n`: two slices, which copy nothing, or two masks"
-    if valid is None: valid = n//5
-    if isinstance(valid, int) and 1 <= valid < n: return slice(n-valid), slice(n-valid, n)
-    valid = torch.as_tensor(valid)
-    if not valid.numel() or not valid.ndim:
-        raise ValueError(f"valid must hold out at least one example and leave one, got {valid.tolist()} of {n}")
-    if valid.dtype == torch.bool: fits = valid.shape == (n,)
-    else: fits = not valid.is_floating_point() and ((valid >= -n) & (valid < n)).all()
-    if not fits:
-        raise ValueError(f"valid must hold indices of the {n} examples or be a mask of them, "
-            f"got {valid.dtype} of shape {tuple(valid.shape)} from {valid.min()} to {valid.max()}")
-    train = torch.ones(n, dtype=torch.bool)
-    train[valid] = False
-    return train, ~train
+    "What trains and what is held out of `n`: first and last are slices, which copy nothing"
+    held = torch.zeros(n, dtype=torch.bool)
+    last = isinstance(valid, (int, np.integer))
+    try: held[torch.arange(n-valid, n) if last else torch.as_tensor(valid)] = True
+    except (IndexError, RuntimeError):
+        raise ValueError(f"valid must be indices or a mask of {n} examples, got {valid}") from None
+    k = n - int(held.sum())
+    if not 0 < k < n:
+        raise ValueError(f"valid must hold out at least one of {n} examples and leave one, got {n-k}")
+    return (slice(k), slice(k, n)) if held[k:].all() else (~held, held)
 
 def data_dls(
     x:Tensor,        # (n, …) float in [−1, 1], or uint8 images
-    y:Tensor,        # (n,) classes 0…c−1, or without `vocab` (n, d) numbers, a vector that each example is told
+    y:Tensor,        # (n,) classes 0…c−1; without `vocab` (n, d), a vector for each example
     vocab=None,      # c names
     bs:int=128,      # examples in a batch
-    valid=None,      # held out: indices or a mask, or a number, of the last ones; None is the last fifth
-    flip:bool=False, # mirror training images at random?
-    seed:int=0,      # of the order of the training batches
+    valid=None,      # held out: so many at the end, or indices, or a mask; None: the last fifth
+    flip=False,      # mirror training images at random?
+    seed=0,          # of the order of the training batches
     device=None,     # where the batches go; None is fastai's default
-)->DataLoaders:      # `train`, shuffled and in whole batches alone, and `valid`, with `.vocab` and `.c`, c or d
+)->DataLoaders:      # `train`, shuffled, whole batches alone, and `valid`; `.vocab` and `.c`, c or d
     """Loaders for any tensors.
     Raises ValueError where x, y, vocab, valid and bs do not fit together."""
-    x, vocab, n = torch.as_tensor(x), None if vocab is None else L(vocab), len(x)
-    if n < 2: raise ValueError(f"x must hold at least two examples, one to train on and one held out, got {n}")
-    y, bytes_ = _told(torch.as_tensor(y), n, vocab), x.dtype == torch.uint8
-    if not bytes_:
+    x, y, n = torch.as_tensor(x), torch.as_tensor(y), len(x)
+    parts = _split(n//5 if valid is None else valid, n)
+    if vocab is None:
+        if y.ndim != 2 or len(y) != n or not y.isfinite().all():
+            raise ValueError(f"y without vocab must be {n} finite vectors, got shape {tuple(y.shape)}")
+        y, c = y.float(), y.shape[1]
+    else:
+        y, vocab, c = y.long(), L(vocab), len(vocab)
+        if y.shape != (n,):
+            raise ValueError(f"y must be a class for each of {n} examples, got shape {tuple(y.shape)}")
+        if y.min() < 0 or y.max() >= c:
+            raise ValueError(f"y must lie in 0…{c-1}, {c} names in vocab, got {y.min()} to {y.max()}")
+    if x.dtype != torch.uint8:
         x = x.float()
-        if not x.isfinite().all(): raise ValueError("x must be finite, got nan or infinity")
-        if x.ndim == 4 and x.abs().max() > 1: raise ValueError(f"x must lie in [-1, 1], got {x.min():g} to {x.max():g}")
-    train, held = (TensorDataset(x[i], y[i]) for i in _split(valid, n))
-    for ds in (train, held): ds.vocab, ds.c = vocab, y.shape[1] if vocab is None else len(vocab)
-    if not 1 <= bs <= len(train): raise ValueError(f"bs must lie in 1…{len(train)}, the number of training examples, got {bs}")
-    tfms = [to_unit]*bytes_                              # where the batch has arrived: a byte travels faster than a float
-    dl = TensorDL(train, bs, shuffle=True, drop_last=True, after_batch=tfms+[lambda x: random_flip(x, dl.rank, dl.world)]*flip)
-    dls = DataLoaders(dl, TensorDL(held, bs, after_batch=tfms), device=device or default_device())
+        if not x.isfinite().all() or x.ndim == 4 and x.abs().max() > 1:
+            raise ValueError(f"x must be finite, images in [-1, 1], got {x.min():g} to {x.max():g}")
+    train, held = (TensorDataset(x[i], y[i]) for i in parts)
+    for ds in (train, held): ds.vocab, ds.c = vocab, c
+    if not 1 <= bs <= len(train):
+        raise ValueError(f"bs must lie in 1…{len(train)}, the training examples, got {bs}")
+    dl = TensorDL(train, bs, shuffle=True, drop_last=True, after_batch=[to_unit]+[lambda x: random_flip(x, dl.rank, dl.world)]*flip)
+    dls = DataLoaders(dl, TensorDL(held, bs, after_batch=to_unit), device=device or default_device())
     dl.rng = random.Random(seed)
     return dls
 
-# %% ../nbs/10_data.ipynb #3f63256f
+# %% ../nbs/10_data.ipynb #8cf4fa22
 def _mixture(n, g): return ring().draw(n, generator=g)
 
 def _moons(n, g):
@@ -161,7 +152,7 @@ def _checkerboard(n, g):
     y, j = torch.randint(4, (n,), generator=g), torch.randint(2, (n,), generator=g)
     return (torch.stack([2*j + y%2, y], 1) + torch.rand(n, 2, generator=g))/2 - 1, y
 
-toys = dict(mixture=_mixture, moons=_moons, spirals=_spirals, pinwheel=_pinwheel, checkerboard=_checkerboard)
+toys = {f.__name__[1:]: f for f in (_mixture, _moons, _spirals, _pinwheel, _checkerboard)}
 
 # %% ../nbs/10_data.ipynb #c0e80668
 def toy(
@@ -207,65 +198,60 @@ def digits_dls(
     "The digits in batches."
     return data_dls(*digits(), range(10), bs, 360, seed=seed, device=device)
 
-# %% ../nbs/10_data.ipynb #058714c8
+# %% ../nbs/10_data.ipynb #71856864
 sources = dict(
-    MNIST=('https://ossci-datasets.s3.amazonaws.com/mnist', 'MNIST/raw', 'the four *-ubyte.gz files, 12 MB'),
-    FashionMNIST=('http://fashion-mnist.s3-website.eu-central-1.amazonaws.com', 'FashionMNIST/raw',
+    MNIST=('https://ossci-datasets.s3.amazonaws.com/mnist', 'the four *-ubyte.gz files, 12 MB'),
+    FashionMNIST=('http://fashion-mnist.s3-website.eu-central-1.amazonaws.com',
         'the four *-ubyte.gz files, 31 MB'),
-    CIFAR10=('https://www.cs.toronto.edu/~kriz', '', 'cifar-10-python.tar.gz, 170 MB'))
+    CIFAR10=('https://www.cs.toronto.edu/~kriz', 'cifar-10-python.tar.gz, 170 MB'))
 
-def _torchvision_dls(kind, path, bs, flip, seed, device):
+def _torchvision_dls(kind, path, **kwargs):
     "`DataLoaders` of torchvision's data set `kind`, whose test part is held out"
     import torchvision.datasets as tv
-    path, (url, folder, files) = Path(path or fastai_path('data')), sources[kind]
+    path, (url, files) = Path(path or fastai_path('data')), sources[kind]
+    folder = path if kind == 'CIFAR10' else path/kind/'raw'
     def both(download): return [getattr(tv, kind)(path, train=t, download=download) for t in (True, False)]
     try:
         try: tr, te = both(False)
         except RuntimeError:             # not there, not unpacked or damaged
-            print(f"{kind}: {files}, are taken from {path/folder} or, where they are missing there, "
-                f"downloaded from {url}", flush=True)
+            print(f"{kind}: {files}, from {folder}, else from {url}", flush=True)
             tr, te = both(True)
     except Exception as e:
         raise FileNotFoundError(f"{kind} is missing or damaged in {path} and could not be downloaded: "
-            f"put {files}, from {url} into {path/folder}, in place of what is there") from e
-    x, y = (torch.cat([torch.as_tensor(getattr(o, name)) for o in (tr, te)]) for name in ('data', 'targets'))
-    x = x[:,None] if x.ndim == 3 else x.permute(0, 3, 1, 2)              # (n, c, h, w)
+            f"put {files}, from {url} into {folder}, in place of what is there") from e
+    x = torch.cat([torch.as_tensor(o.data) for o in (tr, te)])
+    y = torch.cat([torch.as_tensor(o.targets) for o in (tr, te)])
+    x = x[:,None] if x.ndim == 3 else x.permute(0, 3, 1, 2).contiguous()      # (n, c, h, w)
     names = range(10) if kind == 'MNIST' else tr.classes
-    return data_dls(x.contiguous(), y, names, bs, len(te), flip, seed, device)
+    return data_dls(x, y, names, valid=len(te), **kwargs)
 
-# %% ../nbs/10_data.ipynb #990fac57
+# %% ../nbs/10_data.ipynb #b0f18825
 def mnist_dls(
-    path=None,   # folder of the download; None is fastai's data folder
-    bs:int=128,  # images in a batch
-    seed:int=0,  # of the order
-    device=None, # where the batches go; None is fastai's default
-)->DataLoaders:  # 60,000 to train, 10,000 held out, 1×28×28
+    path=None, # folder of the download; None is fastai's data folder
+    **kwargs,  # `bs`, `seed`, `device` and the rest of `data_dls`
+)->DataLoaders: # 60,000 to train, 10,000 held out, 1×28×28
     """Handwritten digits (LeCun et al. 1998).
     Raises FileNotFoundError where they are missing and cannot be downloaded."""
-    return _torchvision_dls('MNIST', path, bs, False, seed, device)
+    return _torchvision_dls('MNIST', path, **kwargs)
 
 def fashion_dls(
-    path=None,   # folder of the download; None is fastai's data folder
-    bs:int=128,  # images in a batch
-    seed:int=0,  # of the order
-    device=None, # where the batches go; None is fastai's default
-)->DataLoaders:  # 60,000 to train, 10,000 held out, 1×28×28
+    path=None, # folder of the download; None is fastai's data folder
+    **kwargs,  # `bs`, `seed`, `device` and the rest of `data_dls`
+)->DataLoaders: # 60,000 to train, 10,000 held out, 1×28×28
     """Clothes (Xiao et al. 2017).
     Raises FileNotFoundError where they are missing and cannot be downloaded."""
-    return _torchvision_dls('FashionMNIST', path, bs, False, seed, device)
+    return _torchvision_dls('FashionMNIST', path, **kwargs)
 
 def cifar10_dls(
-    path=None,       # folder of the download; None is fastai's data folder
-    bs:int=128,      # images in a batch
-    flip:bool=True,  # mirror training images at random?
-    seed:int=0,      # of the order
-    device=None,     # where the batches go; None is fastai's default
-)->DataLoaders:      # 50,000 to train, 10,000 held out, 3×32×32
+    path=None, # folder of the download; None is fastai's data folder
+    flip=True, # mirror training images at random?
+    **kwargs,  # `bs`, `seed`, `device` and the rest of `data_dls`
+)->DataLoaders: # 50,000 to train, 10,000 held out, 3×32×32
     """Photographs (Krizhevsky 2009).
     Raises FileNotFoundError where they are missing and cannot be downloaded."""
-    return _torchvision_dls('CIFAR10', path, bs, flip, seed, device)
+    return _torchvision_dls('CIFAR10', path, flip=flip, **kwargs)
 
-# %% ../nbs/10_data.ipynb #fbf6aadc
+# %% ../nbs/10_data.ipynb #e5304ff4
 class Rung:
     "A data set, and what suits it."
     def __init__(self,
@@ -276,10 +262,10 @@ class Rung:
     ):
         self.make, self.net, self.judge, self.recipe = make, net, judge, recipe
 
-rungs:dict[str, Rung] = {k: Rung(partial(toy_dls, k), 'mlp') for k in toys}
-rungs.update(
-    digits=Rung(digits_dls, 'unet_digits', 'digits'), mnist=Rung(mnist_dls, 'unet_32', 'inception'),
-    fashion=Rung(fashion_dls, 'unet_32', 'inception'), cifar10=Rung(cifar10_dls, 'unet_32', 'inception'))
+rungs:dict = {k: Rung(partial(toy_dls, k), 'mlp') for k in toys}
+rungs['digits'] = Rung(digits_dls, 'unet_digits', 'digits')
+for k, make in dict(mnist=mnist_dls, fashion=fashion_dls, cifar10=cifar10_dls).items():
+    rungs[k] = Rung(make, 'unet_32', 'inception')
 
 def dls_for(
     name:str, # one of `rungs`
