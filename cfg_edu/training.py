@@ -20,8 +20,9 @@ from .process import diffuse
 from .plots import show_grid, show_points
 from .denoiser import Denoiser
 from .guidance import CFG
-from .sampling import sample, sampler
-from .data import dealt, replacing, TensorDL
+from .sampling import sample
+from .files import replacing
+from .data import dealt, TensorDL
 from fastai.learner import Learner, Recorder
 from fastai.callback.core import Callback, CancelFitException, CancelStepException
 from fastai.callback.fp16 import AMPMode, MixedPrecision
@@ -124,7 +125,7 @@ class SampleGrid(Callback):
         self.drawn = self.train_iter
         shape, c = self.learn.diffuse.shape, min(self.dls.c, 10)
         y = torch.linspace(0, self.dls.c-1, c).round().long().repeat(self.n if len(shape) == 3 else 100*self.n)
-        self.show(sample(CFG(self.learn.ema.avg, self.w), (len(y), *shape), y, clip=self.clip, **sampler()).cpu(), y)
+        self.show(sample(CFG(self.learn.ema.avg, self.w), (len(y), *shape), y, clip=self.clip).cpu(), y)
     def draw(self,
         x,        # (b, c, h, w) samples, a column for each class, or (b, 2) points
         y,        # (b,) their classes
