@@ -28,7 +28,11 @@ from .plots import show_grid, show_points
 from .denoiser import Denoiser
 from .guidance import CFG
 from .sampling import sample, samplers
-from .data import _checked, _sealed, check_zip, dls_for, fingerprint, imagenet_classes, open_cache, prepare, replacing, rungs, to_unit, toys
+from .files import _checked, _sealed, check_zip, fingerprint, replacing
+from .data import dls_for, rungs, to_unit, toys
+from .cache import open_cache
+from .pictures import prepare
+from .imagenet import imagenet_classes
 from .nets import load_adm, net_for
 from .training import HalfPrecision, SampleGrid, diffusion_learner
 from .judges import get_judge
@@ -168,7 +172,6 @@ def cfg_prepare(
     "Makes small images once, for training without waiting; run it again to continue where it stopped, or to read every byte of what is finished. Raises ValueError or FileNotFoundError for whatever cannot be used."
     folder = prepare(path, out, size, n_workers)
     x, y, meta = open_cache(folder)
-    if fingerprint(x, y, meta['vocab'], meta['n_train']) != meta['fingerprint']: raise ValueError(f"{folder} is damaged: its images are not those that were made; remove the folder and prepare them again")
     _say(f"{folder}: {meta['n']:,} images of {size}×{size}, {meta['n_train']:,} of them to train on, {len(meta['vocab'])} classes")
     return folder
 
@@ -240,7 +243,7 @@ def _check_classes(vocab):
 
 def _loaders(data, path, **kwargs):
     if path is not None:
-        if 'path' not in signature(rungs.get(data, dls_for)).parameters: raise ValueError(f"path is for data that is not made here, {data!r} is")
+        if 'path' not in signature(getattr(rungs.get(data), 'make', dls_for)).parameters: raise ValueError(f"path is for data that is not made here, {data!r} is")
         kwargs['path'] = path
     return dls_for(data, **kwargs)
 

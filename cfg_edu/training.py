@@ -21,7 +21,8 @@ from .plots import show_grid, show_points
 from .denoiser import Denoiser
 from .guidance import CFG
 from .sampling import sample
-from .data import dealt, replacing, TensorDL
+from .files import replacing
+from .data import dealt, TensorDL
 from fastai.learner import Learner, Recorder
 from fastai.callback.core import Callback, CancelFitException, CancelStepException
 from fastai.callback.fp16 import AMPMode, MixedPrecision
