@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from cfg_edu.denoiser import Denoiser
 from cfg_edu.guidance import CFG
 from cfg_edu.nets import UNet
-from cfg_edu.sampling import sample, sampler
+from cfg_edu.sampling import sample
 from .contestants import stir
 from .record import machine, record
 
@@ -64,7 +64,7 @@ def growth(
             def train():
                 F.mse_loss(model(z, lam, y), z).backward()
                 opt.step(); opt.zero_grad()
-            jobs = dict(guided=lambda: sample(CFG(model, 1.), shape, y, **sampler('dpmpp_2m_sde', at['calls'])))
+            jobs = dict(guided=lambda: sample(CFG(model, 1.), shape, y, n_steps=at['calls']))
             if what != 'calls': jobs['training'] = train
             for job, f in jobs.items():
                 if job in last and last[job][1]*(value/last[job][0]) > limit: print(f'{what} {value:6} {job}: left out, beyond {limit:g} s'); continue

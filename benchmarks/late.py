@@ -14,9 +14,8 @@ from cfg_edu.cli import recipes
 from cfg_edu.data import digits_dls
 from cfg_edu.denoiser import both
 from cfg_edu.guidance import CFG, Interval
-from cfg_edu.metrics import reference, tradeoff
+from cfg_edu.metrics import real_stats, tradeoff
 from cfg_edu.nets import unet_digits
-from cfg_edu.sampling import sampler
 from cfg_edu.training import diffusion_learner
 from .record import machine, record
 
@@ -54,12 +53,12 @@ def late(
     out:str='benchmarks/results.csv', # rows are added to this file; '': to none
 ):
     "Cost, FID and Inception score of guidance where the class comes late, and where only some steps are guided; digits."
-    dls, how, ws = digits_dls(), sampler('dpmpp_2m_sde', 16), [float(w) for w in ws.split(',')]
-    ref, y, one = reference(torch.cat([dl.dataset.tensors[0] for dl in dls]), 'digits'), torch.arange(n)%10, cost(unet_digits())[0]
+    dls, ws = digits_dls(), [float(w) for w in ws.split(',')]
+    ref, y, one = real_stats(torch.cat([dl.dataset.tensors[0] for dl in dls]), 'digits'), torch.arange(n)%10, cost(unet_digits())[0]
     print(f'{machine()}, {torch.get_num_threads()} threads; {steps} steps of training, {n} samples, 16 calls; cost: operations, unguided plain network = 1')
 
     def sweep(name, model, guide, price, seed):
-        rows = list(tradeoff(model, ws, ref, y, 'digits', guide, clip=(-1, 1), **how))
+        rows = list(tradeoff(model, ws, ref, y, 'digits', guide, clip=(-1, 1)))
         for r in rows: record(out, 'late', f"data=digits steps={steps} w={r['w']:g}", name, dict(fid=r['fid'], isc=r['isc']), seed)
         record(out, 'late', 'data=digits', name, dict(cost=price), seed)
         best = min(rows, key=lambda r: r['fid'])

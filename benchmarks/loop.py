@@ -36,7 +36,7 @@ def bare(dls, net, decay, lr, half):
         for i in torch.randperm(len(x))[:steps*dls.train.bs].split(dls.train.bs):
             xb, yb = x[i].to(device), y[i].to(device)
             yb = yb.masked_fill(torch.rand(len(i), device=device) < .1, null)
-            lam = sched.sample(len(i), device)
+            lam = sched.draw(len(i), device)
             z, eps = diffuse(xb, lam, torch.randn_like(xb))
             with torch.autocast(device.type, torch.bfloat16) if half else nullcontext(): out = model(z, lam, yb)
             loss = F.mse_loss(out, eps)

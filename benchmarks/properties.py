@@ -111,8 +111,8 @@ def _(name, draw):
     g = ask(s.grid, n, kind, may_refuse=not right)
     if right and (g is None or g.shape != (n,)): raise Wrong("grid")
     right = n >= 1
-    d = ask(s.sample, n, may_refuse=not right)
-    if right and (d is None or d.shape != (n,) or not (d.isfinite().all() and (d >= s.lam_min - 1e-3).all() and (d <= s.lam_max + 1e-3).all())): raise Wrong("sample")
+    d = ask(s.draw, n, may_refuse=not right)
+    if right and (d is None or d.shape != (n,) or not (d.isfinite().all() and (d >= s.lam_min - 1e-3).all() and (d <= s.lam_max + 1e-3).all())): raise Wrong("draw")
 
 @check('diffuse', 'eps2x', 'x2eps', 'v2eps', 'eps2v', 'eps2score', 'score2eps')
 def _(name, draw):
@@ -325,13 +325,13 @@ def must(name, got, right, what):
     "Raises Wrong where a wrong argument was taken"
     if got is not None and not right: raise Wrong(f"accepted {what}")
 
-@check('three', 'ring', 'grid', 'Mixture', 'toy', 'digits', 'draw_glyphs', 'imagenet_classes', 'dls_for', 'data_dls', 'toy_dls', 'digits_dls', 'TensorDL', 'random_flip', 'fingerprint')
+@check('three', 'ring', 'lattice', 'Mixture', 'toy', 'digits', 'draw_glyphs', 'imagenet_classes', 'dls_for', 'data_dls', 'toy_dls', 'digits_dls', 'TensorDL', 'random_flip', 'fingerprint')
 def _(name, draw):
     "Parameters of laws and loaders, right and wrong: sizes, splits, names, classes, batch sizes, held-out indices, nan"
     import cfg_edu.data as d, cfg_edu.mixture as m
     st, *_ = strategies()
     if name == 'three': return must(name, ask(m.three, may_refuse=False), True, '')
-    if name in ('ring', 'grid'):
+    if name in ('ring', 'lattice'):
         k, right = either(draw, [2, 4, 8] if name == 'ring' else [1, 2, 3], [0, -1, 1.5] + [3]*(name == 'ring'))
         got = ask(getattr(m, name), k, may_refuse=not right)
         return must(name, got, right, k)
@@ -556,21 +556,13 @@ def _(name, draw):
         finally: new = sorted({o.relative_to(folder) for o in Path(folder).rglob('*')} - {*before, Path('run')})
         if said or new: raise Wrong(f"{k} = {wrong!r}: {'accepted' if said else 'left ' + ', '.join(map(str, new))}")
 
-@check('check_batch', 'evaluating', 'replacing', 'cache_dir', 'check_zip', 'SharedDL', 'glyphs_dls')
+@check('evaluating', 'replacing', 'cache_dir', 'check_zip', 'SharedDL', 'glyphs_dls')
 def _(name, draw):
-    "Batches that fit or not; modes and files after an error; bombs; rows of several processes; caches of glyphs"
+    "Modes and files after an error; bombs; rows of several processes; caches of glyphs"
     import os, tempfile, zipfile
-    import cfg_edu.data as d, cfg_edu.process as p, cfg_edu.sampling as s, cfg_edu.training as t
+    import cfg_edu.data as d, cfg_edu.sampling as s, cfg_edu.training as t
     st, floats, rest = strategies()
-    if name == 'check_batch':
-        b, r = draw(st.integers(0, 4)), draw(rest)
-        (lam, r1), (other, r2) = level(draw, b), either(draw, [(b, *r)], [(b+1, *r), (1, b, *r), (b, *r, 1)])
-        right = r1 and r2
-        try: p.check_batch(lam, z=torch.zeros(b, *r), x=torch.zeros(other))
-        except ValueError as e:
-            if right or 'must' not in str(e): raise Wrong(str(e)) from e
-        else: must(name, True, right, (lam.shape, other))
-    elif name == 'evaluating':
+    if name == 'evaluating':
         net = nn.Sequential(nn.Dropout(.5), nn.Sequential(nn.BatchNorm1d(2)), nn.Linear(2, 2))
         for m in net.modules(): m.training = draw(st.booleans())
         modes, boom = [m.training for m in net.modules()], draw(st.booleans())

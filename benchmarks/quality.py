@@ -8,9 +8,10 @@ import torch
 from fastcore.script import call_parse
 from cfg_edu.data import digits_dls
 from cfg_edu.guidance import CFG
-from cfg_edu.metrics import evaluate, get_judge, reference
+from cfg_edu.judges import get_judge
+from cfg_edu.metrics import evaluate, real_stats
 from cfg_edu.mixture import ring, sliced_wasserstein
-from cfg_edu.sampling import dpmpp_2m, sample, sampler
+from cfg_edu.sampling import ancestral, dpmpp_2m, sample, samplers
 from cfg_edu.schedule import Schedule
 from . import rivals
 from .late import train
@@ -19,7 +20,7 @@ from .record import machine, record
 def _ours(name, v=0., lo=None):
     "A sampler of ours; `lo`: on a uniform grid from there, not from −6"
     def run(model, shape, y, calls, seed, clip):
-        how = sampler(name, calls, v)
+        how = dict(sampler=samplers[name](v=v), n_steps=calls)
         if lo is not None: how['lams'] = Schedule(lo, 6.).grid(calls, 'uniform')
         return sample(model, shape, y, seed=seed, clip=clip, **how), calls - (name == 'heun' and calls%2 == 0)
     return run
@@ -52,22 +53,22 @@ def quality(
     calls = [int(o) for o in calls.split(',')]
     if data == 'digits':
         model, shape, clip, y, key = train(steps, seed), (n,1,8,8), (-1, 1), torch.arange(n)%10, 'fid'
-        ref = reference(torch.cat([dl.dataset.tensors[0] for dl in digits_dls(seed=seed)]), 'digits')
+        ref = real_stats(torch.cat([dl.dataset.tensors[0] for dl in digits_dls(seed=seed)]), 'digits')
         error = lambda x, kind, guided: evaluate(x, ref, y, get_judge('digits'))['fid']
     else:
         model, shape, clip, key = ring(), (n,2), None, 'sw'
-        x, y = model.sample(n, generator=torch.Generator().manual_seed(1000+seed))
+        x, y = model.draw(n, generator=torch.Generator().manual_seed(1000+seed))
         limits = {}
         def error(o, kind, guided):     # guided noise and no noise lead to different places
             if guided.w == 0: return sliced_wasserstein(o, x)
-            if (kind, guided.w) not in limits: limits[kind, guided.w] = sample(guided, shape, y, dpmpp_2m(None if kind == 'ode' else 0.), Schedule(-10, 10).grid(400, 'uniform'), seed=10**6)
+            if (kind, guided.w) not in limits: limits[kind, guided.w] = sample(guided, shape, y, dpmpp_2m(None if kind == 'ode' else 0.), lams=Schedule(-10, 10).grid(400, 'uniform'), seed=10**6)
             return sliced_wasserstein(o, limits[kind, guided.w])
     for w in map(float, ws.split(',')):
         guided, found = CFG(model, w), {}
         if data == 'digits': guided = Chunks(guided)
         case = f'data={data} w={w:g}' + (f' steps={steps}' if data == 'digits' else '')
         if data == 'digits' and not only: # what the target compares with
-            best = error(sample(guided, shape, y, seed=seed, clip=clip, **sampler('ancestral', 256, .3)), 'sde', guided)
+            best = error(sample(guided, shape, y, ancestral(), 256, seed=seed, clip=clip), 'sde', guided)
             print(f'w = {w:g}: ancestral, 256 calls: {key} {best:.4g}', flush=True)
             record(out, 'quality', f'{case} calls=256', 'ours ancestral, v = 0.3', {key: best}, seed)
         for side, kinds in dict(ours=ours, theirs=theirs).items():

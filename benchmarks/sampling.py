@@ -11,7 +11,7 @@ import torch
 from fastcore.script import call_parse
 from cfg_edu.denoiser import both, Denoiser
 from cfg_edu.guidance import CFG, cfg
-from cfg_edu.sampling import sample, sampler
+from cfg_edu.sampling import sample, samplers
 from . import rivals
 from .contestants import libraries, sizes, stir
 from .record import machine, record
@@ -40,7 +40,7 @@ def contestants(model, shape, y, calls, device):
     def alone(call):
         with torch.no_grad():
             for lam in lams: call(z, lam.expand(len(z)), y)
-    run = lambda guided, name: lambda: sample(guided, shape, y, clip=(-1, 1), device=device, **sampler(name, calls))
+    run = lambda guided, name: lambda: sample(guided, shape, y, clip=(-1, 1), device=device, sampler=samplers[name](v=0.), n_steps=calls)
     there = lambda f, guided, **kw: lambda: f(guided, shape, y, calls, clip=(-1, 1), device=device, **kw)
     out = {'network alone, unguided': (lambda: alone(model), 'cfg_edu'), 'network alone, guided': (lambda: alone(lambda *a: both(model, *a)), 'cfg_edu')}
     for name in ('ancestral', 'ddim', 'dpmpp_2m_sde'):

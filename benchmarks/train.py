@@ -21,10 +21,11 @@ from torch.utils.data import DataLoader
 from cfg_edu.cli import recipes
 from cfg_edu.data import digits_dls, toy, toy_dls
 from cfg_edu.denoiser import Denoiser
-from cfg_edu.metrics import evaluate, get_judge, reference
+from cfg_edu.judges import get_judge
+from cfg_edu.metrics import evaluate, real_stats
 from cfg_edu.mixture import sliced_wasserstein
 from cfg_edu.nets import MLP, unet_digits
-from cfg_edu.sampling import sample, sampler
+from cfg_edu.sampling import sample
 from cfg_edu.schedule import amps
 from cfg_edu.training import diffusion_learner
 from .record import machine, record
@@ -134,9 +135,9 @@ def train(
     get = (lambda: toy_dls(data, r['bs'], seed=seed)) if plane else (lambda: digits_dls(r['bs'], seed))
     dls = get()
     if plane: x, y = toy(data, n, 1000+seed)
-    else: y, ref = torch.arange(n)%10, reference(torch.cat([dl.dataset.tensors[0] for dl in dls]), 'digits')
+    else: y, ref = torch.arange(n)%10, real_stats(torch.cat([dl.dataset.tensors[0] for dl in dls]), 'digits')
     def judge(model):
-        with torch.random.fork_rng(): o = sample(model.eval(), (n, *model.net.shape), y, clip=None if plane else (-1, 1), **sampler('dpmpp_2m_sde', 16))
+        with torch.random.fork_rng(): o = sample(model.eval(), (n, *model.net.shape), y, clip=None if plane else (-1, 1))
         return sliced_wasserstein(o, x) if plane else evaluate(o, ref, y, get_judge('digits'))['fid']
     rates = dict(diffusers=1e-4, smalldiffusion=1e-3, ddpm=1e-4)                    # theirs
     loops = {'ours': (partial(ours, lr=r['lr']), 'cfg_edu'), 'ours, one cycle': (partial(ours, lr=r['lr'], cycle=r['steps']), 'cfg_edu')}

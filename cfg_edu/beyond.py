@@ -9,7 +9,7 @@ __all__ = ['Tempered', 'ClassAverage', 'Rescaled', 'AutoGuided']
 import math
 import torch
 from torch import nn, Tensor
-from .process import check_batch, posterior_weights
+from .process import posterior_weights
 from .denoiser import eps2x, eps2v, v2eps
 from .guidance import cfg
 
@@ -63,7 +63,6 @@ class ClassAverage(nn.Module):
         lam:Tensor,  # (b,) log-SNR, nats
         y=None,      # (b,) int64 classes 0 … n, n for null; None: all null
     )->Tensor:       # (b, …) ε: of the class, or averaged where it is null
-        check_batch(lam, z=z)
         if y is not None and y.shape != z.shape[:1]: raise ValueError(f"y must be None or {len(z)} classes, got shape {tuple(y.shape)}")
         free = torch.ones(len(z), dtype=torch.bool, device=z.device) if y is None else y == self.null
         if not free.any(): return self.model(z, lam, y)

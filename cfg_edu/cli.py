@@ -27,12 +27,16 @@ from .schedule import Schedule
 from .plots import show_grid, show_points
 from .denoiser import Denoiser
 from .guidance import CFG
-from .sampling import sample, sampler as step_and_grid
-from .data import _checked, _sealed, check_zip, dls_for, fingerprint, imagenet_classes, open_cache, prepare, replacing, rungs, to_unit, toys
+from .sampling import sample, samplers
+from .files import _checked, _sealed, check_zip, fingerprint, replacing
+from .data import dls_for, rungs, to_unit, toys
+from .cache import open_cache
+from .pictures import prepare
+from .imagenet import imagenet_classes
 from .nets import load_adm, net_for
 from .training import HalfPrecision, SampleGrid, diffusion_learner
-from .metrics import evaluate, get_judge, noise_floor, paper_table, reference, show_tradeoff, to_uint8
-from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+from .judges import get_judge
+from .metrics import evaluate, judges, noise_floor, paper_table, real_stats, show_tradeoff, to_uint8
 import fastai
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.training import GradientAccumulation, GradientClip
@@ -168,7 +172,6 @@ def cfg_prepare(
     "Makes small images once, for training without waiting; run it again to continue where it stopped, or to read every byte of what is finished. Raises ValueError or FileNotFoundError for whatever cannot be used."
     folder = prepare(path, out, size, n_workers)
     x, y, meta = open_cache(folder)
-    if fingerprint(x, y, meta['vocab'], meta['n_train']) != meta['fingerprint']: raise ValueError(f"{folder} is damaged: its images are not those that were made; remove the folder and prepare them again")
     _say(f"{folder}: {meta['n']:,} images of {size}×{size}, {meta['n_train']:,} of them to train on, {len(meta['vocab'])} classes")
     return folder
 
@@ -240,7 +243,7 @@ def _check_classes(vocab):
 
 def _loaders(data, path, **kwargs):
     if path is not None:
-        if 'path' not in signature(rungs.get(data, dls_for)).parameters: raise ValueError(f"path is for data that is not made here, {data!r} is")
+        if 'path' not in signature(getattr(rungs.get(data), 'make', dls_for)).parameters: raise ValueError(f"path is for data that is not made here, {data!r} is")
         kwargs['path'] = path
     return dls_for(data, **kwargs)
 
@@ -315,7 +318,8 @@ def cfg_sample(
 _precisions = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
 
 def _check_sampling(sampler, n_steps, v, seed, bs, precision):
-    step_and_grid(sampler, n_steps, v); _check_seed(seed)
+    if sampler not in samplers: raise ValueError(f"sampler must be one of {', '.join(samplers)}, got {sampler!r}")
+    samplers[sampler](v=v).grid(n_steps); _check_seed(seed)
     if bs is not None and bs < 1: raise ValueError(f"bs must be at least 1, got {bs}")
     if precision not in _precisions: raise ValueError(f"precision must be one of {', '.join(_precisions)}, got {precision!r}")
 
@@ -331,8 +335,8 @@ def _samples(folder, model, config, w, labels, sampler, n_steps, v, seed, bs, pr
     _check_sampling(sampler, n_steps, v, seed, bs, precision)
     guided, (rank, n_proc), n, dtype, device = CFG(model, w), _world(), len(labels), _precisions[precision], next(model.parameters()).device.type
     parts = folder/f"parts_{fingerprint(w, labels, sampler, n_steps, v, seed, precision, *model.state_dict().values())}"      # other settings, another folder
-    bs, how = bs or (50 if config['shape'][-1] >= 64 else 500), step_and_grid(sampler, n_steps, v)
-    if sampler in ('ancestral', 'ddim'): how['lams'] = Schedule(config['lam_min'], config['lam_max']).grid(n_steps)   # the whole range that was trained
+    bs, trained = bs or (50 if config['shape'][-1] >= 64 else 500), Schedule(config['lam_min'], config['lam_max'])
+    how = dict(sampler=samplers[sampler](v=v, sched=trained), n_steps=n_steps)
     files = {i: parts/f'{i:07}-{min(i+bs, n):07}.npz' for i in range(0, n, bs)}
     with _alone(parts):
         todo = [(i, f) for i, f in list(files.items())[rank::n_proc] if _part(f) is None]
@@ -365,24 +369,24 @@ def _real(data, path):
     if x.ndim != 4: raise ValueError(f"data must be images to be judged by FID, {data!r} is points: the training page measures those")
     return x, y, getattr(dls.train_ds, 'fingerprint', None)
 
-def _judge_for(data): return data if data in FEATURE_EXTRACTORS_REGISTRY else 'inception'
+def _judge_for(data): return data if data in judges else 'inception'
 
 def _jury(data, shape, n, path=None, judge=None, weights=None, against=None):
     "The judge, what samples are compared with, and real images among themselves; refuses what does not fit, before any work"
     if n < 10: raise ValueError(f"n must be at least 10, got {n}")
-    if judge is not None and judge not in FEATURE_EXTRACTORS_REGISTRY: raise ValueError(f"judge must be one of {', '.join(sorted(FEATURE_EXTRACTORS_REGISTRY))}, got {judge!r}")
+    if judge is not None and judge not in judges: raise ValueError(f"judge must be one of {', '.join(judges)}, got {judge!r}")
     if weights is not None and not Path(weights).exists(): raise FileNotFoundError(f"weights must be a file with Inception's weights, {str(weights)!r} is not there")
     if against is not None and not Path(against).exists(): raise FileNotFoundError(f"reference must be an .npz of statistics, {str(against)!r} is not there")
     real = None if against and shape else _real(data, path)
     name, shape = judge or _judge_for(data), tuple(shape or real[0].shape[1:])
-    if shape != getattr(FEATURE_EXTRACTORS_REGISTRY[name], 'shape', shape): raise ValueError(f"judge {name!r} cannot look at images of shape {shape}: give another judge")
+    if shape != (judges[name].shape or shape): raise ValueError(f"judge {name!r} cannot look at images of shape {shape}: give another judge")
     def look():
         judge = get_judge(name, weights)
-        if against: return judge, reference(against, judge, progress=True), None
+        if against: return judge, real_stats(against, judge, progress=True), None
         x, y, known = real
         floor = dict(w='real', **noise_floor(x, y if 'verdict' in judge.layers else None, judge, min(n, len(x)//2)), **(dict(paper_fid='', paper_isc='') if data == 'imagenet64' else {}))
         _print(_head(floor), _line(floor))
-        return judge, reference(x, judge, known=known, progress=True), floor
+        return judge, real_stats(x, judge, known=known, progress=True), floor
     return _first(look) or (None, None, None)                                            # the first process judges
 
 def _read_images(path):

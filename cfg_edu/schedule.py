@@ -21,33 +21,39 @@ def amps(
     lam = lam.reshape(-1, *[1]*(ndim-1))
     return lam.sigmoid().sqrt(), (-lam).sigmoid().sqrt()
 
-# %% ../nbs/01_schedule.ipynb #a2c52fde
+# %% ../nbs/01_schedule.ipynb #2b4d2922
 class Schedule:
-    "λ as a function of u in [0, 1], λ = −2 log tan(au+b) (Ho & Salimans, §2). Raises ValueError unless `lam_min` < `lam_max`, both within ±1000."
+    """λ as a function of u in [0, 1], λ = −2 log tan(au+b) (Ho & Salimans, §2).
+    Raises ValueError unless `lam_min` < `lam_max`, both within ±1000."""
     def __init__(self,
         lam_min:float=-20.,  # log-SNR of pure noise, nats; reached at u = 1
         lam_max:float=20.,   # log-SNR of clean data, nats; reached at u = 0
     ):
         if not -1000 <= lam_min < lam_max <= 1000:
-            raise ValueError(f"lam_min must lie below lam_max and both within ±1000, got lam_min={lam_min} and lam_max={lam_max}")
+            raise ValueError("lam_min must lie below lam_max and both within ±1000, "
+                             f"got lam_min={lam_min} and lam_max={lam_max}")
         self.lam_min, self.lam_max = float(lam_min), float(lam_max)
-        self.b, self.b_end = math.atan(math.exp(-lam_max/2)), math.atan(math.exp(lam_min/2))  # angles left over at either end
-        self.a = math.atan(math.sinh((lam_max-lam_min)/4)/math.cosh((lam_max+lam_min)/4))     # the angle between them
+        self.b = math.atan(math.exp(-lam_max/2))     # the angle left over at the clean end
+        self.b_end = math.atan(math.exp(lam_min/2))  # … at the noisy end, and between them:
+        self.a = math.atan(math.sinh((lam_max-lam_min)/4)/math.cosh((lam_max+lam_min)/4))
 
-    def __repr__(self): return f'Schedule(lam_min={self.lam_min:g}, lam_max={self.lam_max:g})'
+    def __repr__(self):
+        return f'Schedule(lam_min={self.lam_min:g}, lam_max={self.lam_max:g})'
 
     def lam(self,
         u:Tensor,  # any shape, in [0, 1]
     )->Tensor:     # log-SNR, nats, the shape and dtype of `u`
         "λ(u) = −2 log tan(au+b), falling from `lam_max` to `lam_min`."
-        near, far = (self.a*u + self.b).tan().log(), (self.a*(1-u) + self.b_end).tan().log()
+        near = (self.a*u + self.b).tan().log()
+        far = (self.a*(1-u) + self.b_end).tan().log()
         return torch.where(near < 0, -2*near, 2*far).clamp(self.lam_min, self.lam_max)
 
     def u(self,
         lam:Tensor,  # any shape, nats, within the bounds
     )->Tensor:       # u in [0, 1], the shape and dtype of `lam`
         "The inverse of `lam`: u = (arctan e^(−λ/2) − b)/a; beyond the bounds 0 or 1."
-        near, far = (-lam/2).exp().atan() - self.b, (lam/2).exp().atan() - self.b_end   # the angle from either end
+        near = (-lam/2).exp().atan() - self.b      # the angle from the clean end
+        far = (lam/2).exp().atan() - self.b_end    # … and from the noisy one
         return torch.where(lam > 0, near/self.a, 1 - far/self.a).clamp(0, 1)
 
 # %% ../nbs/01_schedule.ipynb #588f5b26
@@ -59,27 +65,30 @@ def pdf(self:Schedule,
     inside = (lam >= self.lam_min) & (lam <= self.lam_max)
     return inside * ((logsigmoid(lam) + logsigmoid(-lam))/2).exp()/(2*self.a)   # log α + log σ: α² itself underflows beyond |λ| = 100
 
-# %% ../nbs/01_schedule.ipynb #941f2926
+# %% ../nbs/01_schedule.ipynb #81770b81
 @patch
-def sample(self:Schedule,
+def draw(self:Schedule,
     n:int,           # draws
     device=None,     # where they are drawn
     generator=None,  # torch.Generator of that device; None: the global one
 )->Tensor:           # (n,) float32 log-SNR, nats, in random order
-    "`n` draws of λ, one from each of `n` equal strata of u. Raises ValueError for n < 1."
+    """`n` draws of λ, one from each of `n` equal strata of u.
+    Raises ValueError for n < 1."""
     if n < 1: raise ValueError(f"n must be at least 1, got {n}")
     strata = torch.randperm(n, device=device, generator=generator)
     return self.lam((strata + torch.rand(n, device=device, generator=generator))/n)
 
-# %% ../nbs/01_schedule.ipynb #75c27ae6
+# %% ../nbs/01_schedule.ipynb #1f6f67d1
 @patch
 def grid(self:Schedule,
     n_steps:int,       # points T ≥ 2: each is one call of the network
     kind:str='paper',  # 'paper': u = 1 … 0; 'authors': u = 1 … 1/T; 'uniform': equal distances in λ
 )->Tensor:             # (n_steps,) float64 log-SNR, rising from `lam_min`
-    "The λ that sampling visits, λ_1 < … < λ_T (Ho & Salimans, §2). Raises ValueError for n_steps < 2 or an unknown kind."
+    """The λ that sampling visits, λ_1 < … < λ_T (Ho & Salimans, §2).
+    Raises ValueError for n_steps < 2 or an unknown kind."""
     if n_steps < 2: raise ValueError(f"n_steps must be at least 2, got {n_steps}")
-    if kind == 'paper':   return self.lam(torch.linspace(1, 0, n_steps, dtype=torch.float64))
-    if kind == 'authors': return self.lam(torch.arange(n_steps, 0, -1, dtype=torch.float64)/n_steps)
-    if kind == 'uniform': return torch.linspace(self.lam_min, self.lam_max, n_steps, dtype=torch.float64)
+    f64 = dict(dtype=torch.float64)
+    if kind == 'paper':   return self.lam(torch.linspace(1, 0, n_steps, **f64))
+    if kind == 'authors': return self.lam(torch.arange(n_steps, 0, -1, **f64)/n_steps)
+    if kind == 'uniform': return torch.linspace(self.lam_min, self.lam_max, n_steps, **f64)
     raise ValueError(f"kind must be 'paper', 'authors' or 'uniform', got {kind!r}")

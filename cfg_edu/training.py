@@ -20,8 +20,9 @@ from .process import diffuse
 from .plots import show_grid, show_points
 from .denoiser import Denoiser
 from .guidance import CFG
-from .sampling import sample, sampler
-from .data import dealt, replacing, TensorDL
+from .sampling import sample
+from .files import replacing
+from .data import dealt, TensorDL
 from fastai.learner import Learner, Recorder
 from fastai.callback.core import Callback, CancelFitException, CancelStepException
 from fastai.callback.fp16 import AMPMode, MixedPrecision
@@ -67,7 +68,7 @@ class Diffuse(Callback):
     def before_batch(self):
         (x,), (y,) = self.xb, self.yb
         n, rows = _whole(self.learn, len(x))
-        lam = self.sched.sample(n, x.device, self.gen)[rows]
+        lam = self.sched.draw(n, x.device, self.gen)[rows]
         z, eps = diffuse(x, lam, torch.randn(n, *x.shape[1:], device=x.device, generator=self.gen)[rows])
         self.learn.xb, self.learn.yb, self.shape = (z, lam, y), (eps,), x.shape[1:]
 
@@ -124,7 +125,7 @@ class SampleGrid(Callback):
         self.drawn = self.train_iter
         shape, c = self.learn.diffuse.shape, min(self.dls.c, 10)
         y = torch.linspace(0, self.dls.c-1, c).round().long().repeat(self.n if len(shape) == 3 else 100*self.n)
-        self.show(sample(CFG(self.learn.ema.avg, self.w), (len(y), *shape), y, clip=self.clip, **sampler()).cpu(), y)
+        self.show(sample(CFG(self.learn.ema.avg, self.w), (len(y), *shape), y, clip=self.clip).cpu(), y)
     def draw(self,
         x,        # (b, c, h, w) samples, a column for each class, or (b, 2) points
         y,        # (b,) their classes
