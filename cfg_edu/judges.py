@@ -15,7 +15,9 @@ from numbers import Integral
 from pathlib import Path
 from sklearn.linear_model import LogisticRegression
 from torch import nn, Tensor
-from .data import digits, draw_glyphs, fingerprint, to_unit
+from .files import fingerprint
+from .data import digits, to_unit
+from .glyphs import draw_glyphs
 from .metrics import cached, Judge, judges
 
 # %% ../nbs/16_judges.ipynb #0460a780

@@ -20,7 +20,7 @@ from tempfile import NamedTemporaryFile
 from warnings import warn
 from safetensors import safe_open, SafetensorError
 from safetensors.torch import save
-from .data import cache_dir, fingerprint
+from .files import cache_dir, fingerprint
 from .guidance import CFG
 from .sampling import sample
 
