@@ -5,20 +5,19 @@
 # %% auto #0
 __all__ = ['open_cache', 'build_cache', 'cache_dls']
 
-# %% ../nbs/cache.ipynb #a1d4b623
-import numpy as np, os, shutil, torch, warnings
+# %% ../nbs/cache.ipynb #aa158e07
+import numpy as np, shutil, torch, warnings
 from functools import partial
 from pathlib import Path
 from zipfile import ZipFile
+from fastcore.basics import num_cpus
 from numpy.lib.format import open_memmap, write_array_header_1_0
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from .files import fingerprint, guarded, read_json, replacing, write_json
 from .data import DataLoaders, data_dls
 
-# %% ../nbs/cache.ipynb #ce8ff64a
-warnings.filterwarnings('ignore', message='The given NumPy array is not writable')
-
+# %% ../nbs/cache.ipynb #9ba080f7
 def _mapped(path):
     "The array in the .npy file `path` as a tensor that costs no memory; writing to it changes no file"
     try:
@@ -26,7 +25,9 @@ def _mapped(path):
         except OSError: a = open_memmap(path, 'r')       # longer than what the system lets us write
     except (ValueError, EOFError, OverflowError) as e:
         raise ValueError(f"{path} is cut short or damaged ({e})") from None
-    return torch.from_numpy(a)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')                  # of a tensor that cannot be written to
+        return torch.from_numpy(a)
 
 def open_cache(
     path, # folder of a finished image cache
@@ -47,7 +48,7 @@ def open_cache(
         raise ValueError(f"{path} is damaged: it does not hold what its meta.json says")
     return x, y, meta
 
-# %% ../nbs/cache.ipynb #d4d0d563
+# %% ../nbs/cache.ipynb #cfd31275
 def _made(make, item):
     "What a worker does: number of the piece, images and classes, or the error that it met"
     k, (_, piece) = item
@@ -57,7 +58,7 @@ def _made(make, item):
 def _make_pieces(paths, pieces, make, n_workers, progress):
     "Those of the files `paths` that are not there"
     todo = [(k, p) for k,p in enumerate(pieces) if not paths[k].exists()]
-    n = 0 if n_workers == 1 else min(n_workers or os.cpu_count() or 1, len(todo))
+    n = 0 if n_workers == 1 else min(n_workers or num_cpus(), len(todo))
     own = torch.Generator()                              # the global one is training's
     made = DataLoader(todo, None, num_workers=n, collate_fn=partial(_made, make), generator=own)
     try:

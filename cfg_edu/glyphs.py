@@ -33,9 +33,9 @@ def _ink(c, font, em):
     ImageDraw.Draw(m).text((1-l, 1-t), c, 255, font=f)
     return m
 
-# %% ../nbs/11_glyphs.ipynb #fc391a08
+# %% ../nbs/11_glyphs.ipynb #40d76641
 def _placed(m, size, u):
-    "The mask `m` turned, scaled and moved into a picture of `size` pixels by four numbers `u`; its height, its angle"
+    "The mask `m` turned, scaled and moved into a picture of `size` pixels by four numbers `u`, and its angle"
     turn = pi/9*(2*u[0]-1)                                      # up to 20° either way
     w, h, c, s = m.width-2, m.height-2, cos(turn), sin(turn)
     W, H = w*c + h*abs(s), h*c + w*abs(s)                       # of the turned ink
@@ -45,9 +45,9 @@ def _placed(m, size, u):
     c, s = c/k, s/k                                             # from the picture back into the mask
     back = c, s, m.width/2-c*cx-s*cy, -s, c, m.height/2+s*cx-c*cy
     m = m.transform((size, size), Image.Transform.AFFINE, back, Image.Resampling.BILINEAR)
-    return np.asarray(m)/255, k*H/size, turn
+    return np.asarray(m)/255, turn
 
-# %% ../nbs/11_glyphs.ipynb #841f9b25
+# %% ../nbs/11_glyphs.ipynb #92b45a77
 def _lit(c, y):
     "Colour `c` mixed with black or with white until its brightness is `y`"
     b = c @ (.299, .587, .114)
@@ -60,20 +60,20 @@ def _waves(size, u):
     return .5 + .5*(np.outer(np.cos(b), np.sin(a)) + np.outer(np.sin(b), np.cos(a)))    # sin(a+b)
 
 def _glyph(seed, i, size):
-    "Image `i` (3, size, size), its class and what else is known of it; all by 21 uniform numbers of its own"
+    "Image `i` (3, size, size), class, brightness of ink less ground, mask, angle; all by 21 numbers of its own"
     u = np.random.Generator(np.random.PCG64([seed, i, size])).random(21)
     y = int(62*u[0])
     ink = _ink(glyph_names[y], glyph_fonts[int(len(glyph_fonts)*u[1])], size)
-    mask, height, turn = _placed(ink, size, u[2:6])
+    mask, turn = _placed(ink, size, u[2:6])
     gap = .35 + .55*u[6]
     lo, dark = (1-gap)*u[7], u[8] < .5                          # brightness lo and lo + gap
     lit = [lo + gap*up for up in (not dark, dark, dark)]
     ink, p, q = (_lit(u[j:j+3], o)[:,None,None] for j,o in zip((9, 12, 15), lit))
     ground = p + (q-p)*_waves(size, u[18:])
     x = (255*(ground + (ink-ground)*mask) + .5).astype(np.uint8)
-    return x, y, (-gap if dark else gap, height, turn)
+    return x, y, -gap if dark else gap, mask, turn
 
-# %% ../nbs/11_glyphs.ipynb #198b5bac
+# %% ../nbs/11_glyphs.ipynb #953649b6
 def draw_glyphs(
     n:int,          # images
     size:int=64,    # pixels, at least 8
@@ -89,7 +89,11 @@ def draw_glyphs(
             raise ValueError(f"{name} must be an integer of at least {lo}, got {v!r}")
     x, y = np.empty((n, 3, size, size), np.uint8), np.empty(n, np.int64)
     how = np.empty((n, 3), np.float32)
-    for i in range(n): x[i], y[i], how[i] = _glyph(seed, start+i, size)
+    for i in range(n):
+        x[i], y[i], gap, mask, turn = _glyph(seed, start+i, size)
+        if told:
+            rows = np.flatnonzero(mask.max(1) > mask.max()/2)
+            how[i] = gap, (np.ptp(rows)+1)/size, turn
     return tuple(map(torch.from_numpy, (x, y, how)[:2+told]))
 
 # %% ../nbs/11_glyphs.ipynb #a7ec0bb5

@@ -38,11 +38,11 @@ def area(
     a = _overlap(s, size)
     return np.tensordot(a, np.tensordot(a, x, (1, 0)), (1, 1)).swapaxes(0, 1)
 
-# %% ../nbs/30_pictures.ipynb #5201ec85
+# %% ../nbs/30_pictures.ipynb #ded7d9ae
 def _small(file, size):
     "The picture in `file` (3, size, size) uint8; one that is too small is enlarged first"
     try:
-        with Image.open(file) as img: img = img.convert('RGB')
+        img = Image.open(file).convert('RGB')
         if (s := min(img.size)) < size: img = img.resize([round(n*size/s) for n in img.size], Image.Resampling.BICUBIC)
         return np.rint(area(img, size)).astype(np.uint8).transpose(2, 0, 1)
     except Exception as e: raise ValueError(f"{file} cannot be read as a picture: {e}") from None
