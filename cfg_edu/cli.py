@@ -33,7 +33,9 @@ from .data import dls_for, rungs, to_unit, toys
 from .cache import open_cache
 from .pictures import prepare
 from .imagenet import imagenet_classes
-from .nets import load_adm, net_for
+from .nets import net_for, presets
+from .adm import load_adm
+from .variants import recompute as recompute_
 from .training import HalfPrecision, SampleGrid, diffusion_learner
 from .judges import get_judge
 from .metrics import evaluate, judges, noise_floor, paper_table, real_stats, show_tradeoff, to_uint8
@@ -42,14 +44,7 @@ from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.training import GradientAccumulation, GradientClip
 
 # %% ../nbs/41_cli.ipynb #bac5f624
-recipes = {  # what suits each network when an argument is not given
-    'mlp':         dict(steps=2000,    bs=512,  lr=4e-3, decay=.998),
-    'unet_digits': dict(steps=300,     bs=128,  lr=4e-3, decay=.995),
-    'unet_small':  dict(steps=8000,    bs=64,   lr=2e-3, decay=.999),
-    'unet_32':     dict(steps=50_000,  bs=128,  lr=3e-4, decay=.9995),
-    'unet_64':     dict(steps=50_000,  bs=256,  lr=3e-4, decay=.9995),
-    'adm64':       dict(steps=540_000, bs=2048, lr=3e-4, decay=.9999, warmup=1000, micro=8, every=1000),   # ADM's and the paper's
-}
+recipes = {k: p.recipe for k, p in presets.items()}         # what suits each network when an argument is not given
 _nets = dict(digits='unet_digits', glyphs16='unet_small', glyphs32='unet_small', glyphs64='unet_64', imagenet64='adm64', images='unet_small')
 
 def _world():
@@ -208,7 +203,8 @@ def cfg_train(
     epochs, (rank, n_proc) = config['epochs'], _world()
     _first(_claim, out/'config.json', config, 'a run')
     if (out/'ema.safetensors').exists(): _say(f'{out}: trained already, {config["steps"]} steps'); return out
-    dls.train.n, model.recompute = config['steps']//epochs*config['bs'], recompute
+    dls.train.n = config['steps']//epochs*config['bs']
+    if recompute: recompute_(model)
     cbs = [GradientClip(grad_clip), SampleGrid(max(1, epochs//10), clip=_clip(config), folder=out/'samples')]
     if n_acc > 1: cbs.append(GradientAccumulation(config['bs']))
     if precision != 'fp32': cbs.append(HalfPrecision(precision))
