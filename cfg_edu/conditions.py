@@ -43,7 +43,7 @@ class Classes(nn.Embedding):
 
     null_like, check_y = Mixture.null_like, Mixture.check_y
 
-# %% ../nbs/12_conditions.ipynb #c50c065b
+# %% ../nbs/12_conditions.ipynb #59bd3514
 class Vector(nn.Module):
     "A vector of numbers: brightness and size, or several labels at once. A row of NaN says nothing."
     null = None                                              # no class, so no class that means none
@@ -60,7 +60,7 @@ class Vector(nn.Module):
     )->Tensor:     # (b, d); zero where nothing is said
         "The numbers through two layers."
         told = ~y.isnan().any(1, keepdim=True)
-        return self.net(y.where(told, 0.).to(self.net[0].weight.dtype))*told
+        return self.net(y.where(told, 0.).to(next(self.parameters()).dtype))*told
 
     def null_like(self,
         y:Tensor,  # (b, d_in)
@@ -94,8 +94,8 @@ class Vector(nn.Module):
 
 conditions = dict(classes=Classes, vector=Vector)
 
-# %% ../nbs/12_conditions.ipynb #7e67bb6c
-named = ChainMap(conditions)      # all that a saved network calls by a name
+# %% ../nbs/12_conditions.ipynb #03ee2a75
+named:ChainMap = ChainMap(conditions)      # all that a saved network calls by a name
 
 def _name(part):
     return next((k for k, v in named.items() if v is part), getattr(part, '__name__', repr(part)))
@@ -106,10 +106,11 @@ def _part(name):
 
 class Told(nn.Module, PyTorchModelHubMixin):
     "A network that is told something: what its condition `label_emb` knows, it passes on."
+    __getattr__:Callable                                     # attributes may be anything
     null      = property(lambda self: self.label_emb.null)
     null_like = property(lambda self: self.label_emb.null_like)
     check_y   = property(lambda self: self.label_emb.check_y)
 
     def __init_subclass__(cls):
-        coders = {Callable: (_name, _part)}                  # to config.json and back
-        super().__init_subclass__(library_name='cfg_edu', coders=coders)
+        super().__init_subclass__(library_name='cfg_edu',
+            coders={Callable: (_name, _part)})               # to config.json and back

@@ -196,7 +196,7 @@ class Float32(nn.Sequential):
     def forward(self, x):
         with _no_autocast(x): return super().forward(x.to(next(self.parameters()).dtype))
 
-# %% ../nbs/13_nets.ipynb #6f49ebfa
+# %% ../nbs/13_nets.ipynb #73aba4d1
 clocks:dict = dict(arctan=lambda lam: 1000*lam_angle(lam))   # λ's time, 0 (clean) to 1000 (noise)
 
 class Encoder(Told):
@@ -224,8 +224,8 @@ class Encoder(Told):
         self.sizes, self.chs = self._sizes(), [m*model_channels for m in channel_mult]
         self.shape, d = (in_channels, image_size, image_size), 4*model_channels
         self.res  = partial(ResBlock, emb_ch=d, dropout=dropout, norm=norm)
-        heads = dict(head_channels=head_channels, qkv_order=qkv_order)
-        self.attn = partial(AttentionBlock, **heads, norm=norm)
+        heads:dict = dict(head_channels=head_channels, qkv_order=qkv_order)
+        self.attn:Callable = partial(AttentionBlock, **heads, norm=norm)
         self.time_embed = Float32(nn.Linear(model_channels, d), nn.SiLU(), nn.Linear(d, d))
         self.label_emb = cond(n_classes, d)
         ch = self.chs[0]
@@ -251,7 +251,7 @@ class Encoder(Told):
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
         if not n or size%2**(n-1):
-            raise ValueError(f"image_size must halve for channel_mult {self.channel_mult}, got {size}")
+            raise ValueError(f"channel_mult {self.channel_mult} must halve image_size, got {size}")
         sizes = [size >> i for i in range(n)]
         if set(self.attn_sizes) <= set(sizes): return sizes
         raise ValueError(f"attn_sizes must be among the sizes {sizes}, got {self.attn_sizes}")
@@ -285,7 +285,7 @@ class Encoder(Told):
         for stage in self.input_blocks: hs.append(h := stage(h, emb))
         return self.middle_block(h, emb), hs
 
-# %% ../nbs/13_nets.ipynb #abbe45ab
+# %% ../nbs/13_nets.ipynb #39c1f2b2
 class UNet(Encoder):
     """ADM's U-Net (Dhariwal & Nichol 2021) for any λ and condition.
     Raises ValueError for sizes that do not fit together, or an unknown `clock`."""
@@ -302,9 +302,9 @@ class UNet(Encoder):
         stored, ch = list(self.stored), self.chs[-1]
         for size, out in zip(self.sizes[::-1], self.chs[::-1]):
             for _ in range(self.num_res_blocks+1):
-                self.output_blocks.append(self.stage(ch + stored.pop(), out, size))
-                ch = out
-            if size < image_size: self.output_blocks[-1].append(self.res(ch, resize='up'))
+                stage, ch = self.stage(ch + stored.pop(), out, size), out
+                self.output_blocks.append(stage)
+            if size < image_size: stage.append(self.res(ch, resize='up'))
         norm, last = self.res.keywords['norm'], nn.Conv2d(ch, self.out_channels, 3, padding=1)
         self.out = Float32(norm(ch), nn.SiLU(), _zeroed(last))
 
