@@ -44,7 +44,7 @@ def score2eps(score:Tensor, lam:Tensor)->Tensor:
     "ε = −σ ∇ log p(z)"
     return -amps(lam, score.ndim)[1]*score
 
-# %% ../nbs/04_denoiser.ipynb #eaeca160
+# %% ../nbs/04_denoiser.ipynb #50c2a1ce
 def both(
     model,       # the contract, or a network: `model(z, lam, y)`
     z:Tensor,    # (b, …) noisy data
@@ -52,15 +52,17 @@ def both(
     y:Tensor,    # what the model is told, a row for each example
 )->tuple:        # the answers told y and told nothing, each (b, …)
     "Both answers of `model` about the same z, at the least cost."
-    compiled = getattr(model, '_compiled_call_impl', None)      # only its calls are, `pair` is not
+    compiled = getattr(model, '_compiled_call_impl', None)    # only its calls are
     if hasattr(type(model), 'pair') and not compiled: return model.pair(z, lam, y)
     if not hasattr(model, 'null_like'): return model(z, lam, y), model(z, lam, None)
-    lams = lam[:1].expand(2*len(lam)) if lam.stride(0) == 0 else torch.cat([lam, lam])
-    return model(torch.cat([z, z]), lams, torch.cat([y, model.null_like(y)])).chunk(2)
+    one = lam.stride(0) == 0                          # one level, and it stays one
+    lams = lam[:1].expand(2*len(lam)) if one else torch.cat([lam, lam])
+    y = torch.cat([y, model.null_like(y)])
+    return model(torch.cat([z, z]), lams, y).chunk(2)
 
-# %% ../nbs/04_denoiser.ipynb #d7a5d00b
+# %% ../nbs/04_denoiser.ipynb #5e16195f
 class Wrapper(nn.Module):
-    "A model around a model: it passes on what the inner one knows of its condition."
+    "A model around a model: it passes on what that one knows of its condition."
     holds = 'model'                     # the attribute that has the inner one
     def __init__(self,
         model,  # the contract: `model(z, lam, y) -> eps`
@@ -69,20 +71,20 @@ class Wrapper(nn.Module):
         setattr(self, self.holds, model)
 
     def __getattr__(self, name):
-        if name not in ('null', 'null_like', 'check_y'): return super().__getattr__(name)
-        inner = getattr(self, self.holds)
-        return getattr(inner, name, None) if name == 'null' else getattr(inner, name)
+        if name == 'null': return getattr(getattr(self, self.holds), name, None)
+        if name in ('null_like', 'check_y'): return getattr(getattr(self, self.holds), name)
+        return super().__getattr__(name)
 
     def extra_repr(self):
-        shown = {k: v for k, v in vars(self).items() if type(v) in (int, float, str)}
-        return ', '.join(f'{k}={v}' for k, v in shown.items())
+        plain = (o for o in vars(self).items() if type(o[1]) in (int, float, str))
+        return ', '.join(f'{k}={v}' for k, v in plain)
 
-# %% ../nbs/04_denoiser.ipynb #a197c158
+# %% ../nbs/04_denoiser.ipynb #66e220e8
 class Denoiser(Wrapper):
     """A network as a model: its output turned into ε, in float32 or better.
     Raises ValueError for an unknown `predicts`."""
     holds = 'net'
-    half = None            # dtype of the network's products under autocast; None: as they are
+    half = None  # dtype of the network's products under autocast; None: as they are
     to_eps = dict(eps=lambda z, out, lam: out, x=x2eps, v=v2eps)
     def __init__(self,
         net,               # `net(z, lam, y) -> out`, of the shape of z
@@ -90,7 +92,8 @@ class Denoiser(Wrapper):
     ):
         super().__init__(net)
         if predicts not in self.to_eps:
-            raise ValueError(f"predicts must be one of {', '.join(self.to_eps)}, got {predicts!r}")
+            names = ', '.join(self.to_eps)
+            raise ValueError(f'predicts must be one of {names}, got {predicts!r}')
         self.predicts = predicts
 
     def forward(self,
@@ -108,7 +111,8 @@ class Denoiser(Wrapper):
         return tuple(self._eps(z, out, lam) for out in outs)
 
     def _autocast(self, z):
-        return torch.autocast(z.device.type, self.half) if self.half else nullcontext()
+        if self.half is None: return nullcontext()
+        return torch.autocast(z.device.type, self.half)
 
     def _eps(self, z, out, lam):
         out = out.to(torch.promote_types(out.dtype, lam.dtype))
