@@ -27,10 +27,10 @@ class Sampler:
 
     def __call__(self, lams): return self.table(lams)
 
-# %% ../nbs/06_sampling.ipynb #91ed766a
+# %% ../nbs/06_sampling.ipynb #f9a964f8
 def ancestral(
-    v:float=0.3,  # exponent of the variance, 0 … 1
-    sched=None,   # `Schedule` whose grid is walked; None: λ ∈ [−20, 20]
+    v:float=0.3,          # exponent of the variance, 0 … 1
+    sched:Schedule=None,  # whose grid is walked; None: λ ∈ [−20, 20]
 )->Sampler:
     """The reverse process with interpolated variance (Ho & Salimans, Eq. 4).
     Raises ValueError for v outside [0, 1]."""
@@ -42,8 +42,8 @@ def ancestral(
     return Sampler(table, (sched or Schedule()).grid)
 
 def ddim(
-    eta:float=0.,  # share of the posterior's noise, 0 … 1; 1 is `ancestral(0.)`
-    sched=None,    # `Schedule` whose grid is walked; None: λ ∈ [−20, 20]
+    eta:float=0.,         # share of the posterior's noise, 0 … 1; 1 is `ancestral(0.)`
+    sched:Schedule=None,  # whose grid is walked; None: λ ∈ [−20, 20]
 )->Sampler:
     """z′ = α′x̂ + √(σ′²−d²)ε̂ + d·n with d = ησ̃ (Song et al. 2020).
     Raises ValueError for eta outside [0, 1]."""
@@ -57,7 +57,7 @@ def ddim(
         return torch.stack([lams[1:], a, b, 0*a, d], 1)
     return Sampler(table, (sched or Schedule()).grid)
 
-# %% ../nbs/06_sampling.ipynb #f43b0a77
+# %% ../nbs/06_sampling.ipynb #c947760a
 def _even(sched):
     "Equal steps between λ = −6 and 6, within the range of `sched`"
     sched = sched or Schedule()
@@ -65,7 +65,7 @@ def _even(sched):
     return partial(within.grid, kind='uniform')
 
 def heun(
-    sched=None,  # `Schedule` within which λ ∈ [−6, 6] is walked; None: all of it
+    sched:Schedule=None,  # within which λ ∈ [−6, 6] is walked; None: all of it
 )->Sampler:
     """DDIM's step, corrected by the mean of both slopes (Karras et al. 2022).
     Two calls a step; its grid raises ValueError for less than 3."""
@@ -80,15 +80,15 @@ def heun(
     return Sampler(table, grid)
 
 def dpmpp_2m(
-    v=None,  # None: no noise; 0 … 1: the ancestral step's noise with this exponent
-    sched=None,  # `Schedule` within which λ ∈ [−6, 6] is walked; None: all of it
+    v:float=None,         # None: no noise; 0 … 1: the ancestral step's, with this v
+    sched:Schedule=None,  # within which λ ∈ [−6, 6] is walked; None: all of it
 )->Sampler:
     """Multistep solver in λ, with noise or without (Lu et al. 2022).
     Raises ValueError for v outside [0, 1]."""
     first_order = ddim() if v is None else ancestral(v)
     def table(lams):
         h = lams.diff()/2
-        c = torch.cat([0*h[:1], h[1:]/(2*h[:-1])])        # the first has no predecessor
+        c = torch.cat([0*h[:1], h[1:]/(2*h[:-1])])    # the first has no predecessor
         lam, a, b, _, d = first_order(lams).T
         return torch.stack([lam, a, (1+c)*b, -c*b, d], 1)
     return Sampler(table, _even(sched))
@@ -103,8 +103,8 @@ class NoiseStreams:
         device=None,          # where the noise is needed
         dtype=torch.float32,  # of the noise; drawn in float32
     ):
-        gens = [torch.Generator().manual_seed(int(s)) for s in seeds]     # on the CPU
-        def draws(left=n_draws, k=1):                  # the starting point is a chunk
+        gens = [torch.Generator().manual_seed(int(s)) for s in seeds]   # on the CPU
+        def draws(left=n_draws, k=1):                # the starting point is a chunk
             while left > 0:
                 n = min(k, left)
                 each = [torch.randn(n, *shape, generator=g) for g in gens]
@@ -246,6 +246,6 @@ def _noiseless(make):
         return make(sched=sched)
     return with_v
 
-samplers = dict(                         # each called `samplers[name](v=v, sched=sched)`
+samplers = dict(                    # each called `samplers[name](v=v, sched=sched)`
     ancestral=ancestral, ddim=_noiseless(ddim), heun=_noiseless(heun),
     dpmpp_2m=_noiseless(dpmpp_2m), dpmpp_2m_sde=partial(dpmpp_2m, v=0.))
