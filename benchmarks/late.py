@@ -16,6 +16,7 @@ from cfg_edu.denoiser import both
 from cfg_edu.guidance import CFG, Interval
 from cfg_edu.metrics import real_stats, tradeoff
 from cfg_edu.nets import unet_digits
+from cfg_edu.variants import LateUNet
 from cfg_edu.training import diffusion_learner
 from .record import machine, record
 
@@ -38,7 +39,7 @@ def train(steps, seed, **kwargs):
     torch.manual_seed(seed)
     dls, r = digits_dls(seed=seed), recipes['unet_digits']
     dls.train.n = 100*r['bs']                               # an epoch of 100 steps
-    learn = diffusion_learner(dls, unet_digits(**kwargs), decay=r['decay'], lr=r['lr'], cbs=GradientClip(1.))
+    learn = diffusion_learner(dls, LateUNet(8, 1, 16, head_channels=32, **kwargs), decay=r['decay'], lr=r['lr'], cbs=GradientClip(1.))
     learn.logger = lambda row: None
     with TemporaryDirectory() as d, learn.no_bar(): learn.fit_resumable(-(-steps//100), Path(d)/'last.ckpt')
     return learn.ema.avg.eval()
