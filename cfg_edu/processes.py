@@ -5,82 +5,77 @@
 # %% auto #0
 __all__ = ['HalfPrecision', 'rng_state', 'set_rng_state', 'Deal']
 
-# %% ../nbs/34_processes.ipynb #86849fcc
+# %% ../nbs/34_processes.ipynb #b749fe0b
 import torch
-from .training import Diffuse  # noqa: F401
+from functools import partial
 from fastai.callback.core import Callback, CancelStepException
-from fastai.callback.fp16 import AMPMode, MixedPrecision
+from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.training import GradientAccumulation
-from fastai.distributed import DistributedTrainer
 from fastai.torch_core import find_bs, get_model, num_distrib, rank_distrib
-from fastcore.basics import noop
-from fastcore.foundation import L
 
-# %% ../nbs/34_processes.ipynb #d365846d
+# %% ../nbs/34_processes.ipynb #8037223f
 class HalfPrecision(MixedPrecision):
-    """fastai's `MixedPrecision` on any device: the network's products in 16 bits by its
-    model's `half`; weights, noise and loss in float32. Raises ValueError for another
-    `amp_mode` or a model without `half`, FloatingPointError after `patience` steps in a
-    row that overflowed."""
-    patience, restore, after_pred = 50, staticmethod(noop), noop
+    """fastai's `MixedPrecision` on any device: the network's products in 16 bits by
+    its model's `half`; weights, noise and loss in float32.
+    Raises ValueError for another `amp_mode` or a model without `half`,
+    FloatingPointError after `patience` steps in a row that overflowed."""
+    patience = 50
     def __init__(self,
         amp_mode='fp16', # 'bf16' or 'fp16'
         **kwargs,        # for `torch.amp.GradScaler`
     ):
-        if amp_mode not in (*AMPMode, *(m.value for m in AMPMode)):
+        dtypes = dict(bf16=torch.bfloat16, fp16=torch.float16)
+        self.dtype = dtypes.get(getattr(amp_mode, 'value', amp_mode))
+        if self.dtype is None:
             raise ValueError(f"amp_mode must be bf16 or fp16, got {amp_mode!r}")
+        kwargs['enabled'] = self.dtype == torch.float16
         super().__init__(amp_mode, **kwargs)
-        self.dtype = torch.float16 if self.amp_mode == AMPMode.FP16 else torch.bfloat16
 
     def before_fit(self):
-        model, device = get_model(self.model), next(self.model.parameters()).device.type
-        if callable(model.half):        # every module's method of that name
-            raise ValueError("model must have a dtype `half`, as `Denoiser` has, "
-                             f"got {type(model).__name__}")
-        kwargs = {**self.kwargs, 'enabled': self.dtype == torch.float16}
-        self.learn.scaler, self.scales = torch.amp.GradScaler(device, **kwargs), L()
-        self.left_out = self.told = self.in_a_row = 0       # steps
+        model, device = get_model(self.model), next(self.model.parameters()).device
+        if callable(model.half):        # the method that every module has
+            raise ValueError(f"model must have `half`, as `Denoiser`: got {type(model)}")
+        self.learn.scaler = torch.amp.GradScaler(device.type, **self.kwargs)
+        self.scales, self.left_out, self.told, self.in_a_row = [], 0, 0, 0
 
     def before_batch(self):
-        "16 bits for the next call alone: they end with it, even where it is interrupted"
-        self.restore()
-        model, own = self.model, self.model._compiled_call_impl
-        def restore(): model._compiled_call_impl, self.restore = own, noop
+        "16 bits for the next call alone: they end with it, even an interrupted one"
+        model, name = self.model, '_compiled_call_impl'     # stands for `forward`
+        restore = partial(setattr, model, name, getattr(model, name))
+        self.after_batch = restore              # of a batch that no network saw
         def once(*args):
             restore()
             inner = get_model(model)
             was, inner.half = inner.half, self.dtype
             try: return model(*args)
             finally: inner.half = was
-        model._compiled_call_impl, self.restore = once, restore
+        setattr(model, name, once)
 
     def after_loss(self):
         "An overflow stays in the gradients, and out of the record of the loss"
-        if not self.scaler.is_enabled() or hasattr(self.learn, 'lr_finder'): return
-        if self.training and not self.loss.isfinite():
-            mean = self.recorder.smooth_loss
-            self.learn.loss = mean.value if mean.count else torch.zeros_like(self.loss)
+        if not self.training or not self.scaler.is_enabled(): return
+        if self.loss.isfinite() or hasattr(self.learn, 'lr_finder'): return
+        mean, none = self.recorder.smooth_loss, torch.zeros_like(self.loss)
+        self.learn.loss = mean.value if mean.count else none
 
     def before_step(self):
         try: super().before_step()
         except CancelStepException:
             self.left_out, self.in_a_row = self.left_out+1, self.in_a_row+1
             if self.in_a_row < self.patience: raise
-            raise FloatingPointError(
-                f"float16 overflowed in {self.in_a_row} steps in a row, the last one "
-                f"{self.train_iter+1}: training stopped, the weights are as before them; "
-                "bf16 has float32's range") from None
+            said = (f"float16 overflowed in {self.in_a_row} steps in a row, the "
+                    f"last one {self.train_iter+1}: training stopped, weights as before "
+                    "them; bf16 has float32's range")
+            raise FloatingPointError(said) from None
         self.in_a_row = 0
-
-    def after_batch(self): self.restore()                   # of a batch that was left out
 
     def after_epoch(self):
         "Says what was left out"
-        if self.left_out > self.told and not rank_distrib():
-            print(f"step {self.train_iter}: float16 overflowed in {self.left_out-self.told} "
-                  f"steps of this epoch, which were left out, {self.left_out} in all; "
-                  f"the scale is {self.scaler.get_scale():g}", flush=True)
-        self.told = self.left_out
+        n, self.told = self.left_out-self.told, self.left_out
+        said = (f"step {self.train_iter}: float16 overflowed in {n} steps of this "
+                f"epoch, which were left out, {self.left_out} in all; "
+                f"the scale is {self.scaler.get_scale():g}")
+        if n and not rank_distrib(): print(said, flush=True)
 
 # %% ../nbs/34_processes.ipynb #28075106
 def rng_state(
@@ -88,7 +83,8 @@ def rng_state(
 )->dict:     # tensors and tuples
     "The state of all random generators, those of the loaders too."
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-    return dict(rng=torch.get_rng_state(), rng_cuda=cuda, rng_dl=[dl.rng.getstate() for dl in dls])
+    return dict(rng=torch.get_rng_state(), rng_cuda=cuda,
+                rng_dl=[dl.rng.getstate() for dl in dls])
 
 def set_rng_state(
     state:dict,  # what `rng_state` gave
@@ -100,48 +96,51 @@ def set_rng_state(
         torch.cuda.set_rng_state(state['rng_cuda'])
     for dl, s in zip(dls, state['rng_dl']): dl.rng.setstate(s)
 
-# %% ../nbs/34_processes.ipynb #82e591aa
+# %% ../nbs/34_processes.ipynb #f55f064e
 class Deal(Callback):
-    """In `learn.distrib_ctx()`, all processes draw the same numbers for the whole batch, and
-    each keeps every k-th row; elsewhere nothing. Raises ValueError where the processes do
-    not divide the batch, or the launcher does what callbacks do here."""
-    order, common = DistributedTrainer.order+1, None        # after `Diffuse` has drawn
+    """In `learn.distrib_ctx()`, all processes draw the same numbers for the whole
+    batch, and each keeps every k-th row; elsewhere nothing.
+    Raises ValueError where the processes do not divide the batch, or the launcher
+    does what callbacks do here."""
+    order, run_valid, common = 12, False, None      # after `Diffuse` has drawn
     def before_fit(self):
         trainer = getattr(self.learn, 'distributed_trainer', None)
-        self.k = num_distrib() if trainer else 1
-        if self.k < 2: return
+        self.k = k = num_distrib() if trainer else 1
+        self.run_train = k > 1
+        if k < 2: return
         acc, loaders = trainer.accelerator, trainer.old_dls
-        if loaders[0].bs%self.k:
-            raise ValueError(f"the batch size must be a multiple of the {self.k} processes, "
-                             f"got {loaders[0].bs}")
-        if (get_model(self.model) is self.model or acc.mixed_precision != 'no'
-                or acc.gradient_accumulation_steps != 1):
-            raise ValueError("precision, accumulation and compilation are chosen here, not "
-                             "by the launcher: launch without them")
-        self.learn.dls.loaders = loaders                    # of whole batches
+        if (bs := loaders[0].bs)%k:
+            raise ValueError("the batch size must be a multiple of the "
+                             f"{k} processes, got {bs}")
+        launched = acc.mixed_precision, acc.gradient_accumulation_steps
+        if launched != ('no', 1) or get_model(self.model) is self.model:
+            raise ValueError("precision, accumulation and compilation are chosen "
+                             "here, not by the launcher")
+        self.learn.dls.loaders = loaders            # of whole batches
         self.dls.to(next(self.model.parameters()).device)
         states = [rng_state(loaders)]
-        torch.distributed.broadcast_object_list(states)     # all draw what the first one draws
+        torch.distributed.broadcast_object_list(states)     # all draw what one draws
         set_rng_state(states[0], loaders)
 
     def before_train(self):
         if self.k > 1: self.learn.dl = getattr(self.dl, 'dl', self.dl)
-    before_validate = before_train                          # each process validates on all of it
+    before_validate = before_train                  # each measures on all of it
 
     def before_batch(self):
-        if self.k < 2 or not self.training: return
-        n, parts = find_bs(self.yb), self.learn._grab_cbs(GradientAccumulation)
-        rows = torch.arange(rank_distrib(), n + -n%self.k, self.k, device=self.yb[0].device)%n
-        self.learn.xb, self.learn.yb = (tuple(t[rows] for t in b) for b in (self.xb, self.yb))
+        n, k = find_bs(self.yb), self.k
+        mine = torch.arange(rank_distrib(), n + -n%k, k, device=self.yb[0].device)%n
+        self.learn.xb = tuple(t[mine] for t in self.xb)
+        self.learn.yb = tuple(t[mine] for t in self.yb)
+        parts = self.learn._grab_cbs(GradientAccumulation)
         sync = all(cb.count + n >= cb.n_acc for cb in parts)
-        self.model.require_backward_grad_sync = sync        # gradients travel once a step
-        self.common = rng_state()                           # what the network draws is its own:
-        torch.manual_seed(hash((torch.initial_seed(), self.train_iter, rank_distrib())))
+        self.model.require_backward_grad_sync = sync    # once a step
+        self.common = rng_state()
+        own = torch.initial_seed(), self.train_iter, rank_distrib()
+        torch.manual_seed(hash(own))                    # for what the network draws
 
     def after_loss(self):
-        if self.k < 2 or not self.training: return
-        for cb in self.learn._grab_cbs(GradientAccumulation):    # it counts this share alone
-            cb.count += (self.k-1)*find_bs(self.yb)
+        for cb in self.learn._grab_cbs(GradientAccumulation):
+            cb.count += (self.k-1)*find_bs(self.yb)     # it counts one share
             self.learn.loss_grad *= self.k
 
     def after_batch(self):
