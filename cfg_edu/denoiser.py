@@ -16,80 +16,52 @@ def eps2x(
     z:Tensor,    # (b, …) noisy data
     eps:Tensor,  # (b, …) noise
     lam:Tensor,  # (b,) log-SNR, nats
-)->Tensor:       # (b, …)
+)->Tensor:       # (b, …) clean data
     "x̂ = (z − σε)/α (Ho & Salimans, Eq. 4)"
     alpha, sigma = amps(lam, z.ndim)
     return (z - sigma*eps)/alpha
 
-def x2eps(
-    z:Tensor,    # (b, …) noisy data
-    x:Tensor,    # (b, …) clean data
-    lam:Tensor,  # (b,) log-SNR, nats
-)->Tensor:       # (b, …)
+def x2eps(z:Tensor, x:Tensor, lam:Tensor)->Tensor:
     "ε = (z − αx)/σ"
     alpha, sigma = amps(lam, z.ndim)
     return (z - alpha*x)/sigma
 
-def v2eps(
-    z:Tensor,    # (b, …) noisy data
-    v:Tensor,    # (b, …) velocity αε − σx
-    lam:Tensor,  # (b,) log-SNR, nats
-)->Tensor:       # (b, …)
+def v2eps(z:Tensor, v:Tensor, lam:Tensor)->Tensor:
     "ε = αv + σz: nothing is divided (Salimans & Ho 2022)"
     alpha, sigma = amps(lam, z.ndim)
     return alpha*v + sigma*z
 
-def eps2v(
-    z:Tensor,    # (b, …) noisy data
-    eps:Tensor,  # (b, …) noise
-    lam:Tensor,  # (b,) log-SNR, nats
-)->Tensor:       # (b, …)
+def eps2v(z:Tensor, eps:Tensor, lam:Tensor)->Tensor:
     "v = (ε − σz)/α, the velocity αε − σx"
     alpha, sigma = amps(lam, z.ndim)
     return (eps - sigma*z)/alpha
 
-def eps2score(
-    eps:Tensor,  # (b, …) noise
-    lam:Tensor,  # (b,) log-SNR, nats
-)->Tensor:       # (b, …)
+def eps2score(eps:Tensor, lam:Tensor)->Tensor:
     "∇ log p(z) = −ε/σ"
     return -eps/amps(lam, eps.ndim)[1]
 
-def score2eps(
-    score:Tensor,  # (b, …) ∇ log p(z)
-    lam:Tensor,    # (b,) log-SNR, nats
-)->Tensor:         # (b, …)
+def score2eps(score:Tensor, lam:Tensor)->Tensor:
     "ε = −σ ∇ log p(z)"
     return -amps(lam, score.ndim)[1]*score
 
-# %% ../nbs/04_denoiser.ipynb #04f6a1dc
-def _apart(z):
-    "Whether two calls beat one of twice the size, which would leave a CPU's caches; a single image is better doubled"
-    return z.is_cpu and len(z) > 1 and z.numel() > 4096
-
+# %% ../nbs/04_denoiser.ipynb #eaeca160
 def both(
-    model,     # the contract, or a network: `model(z, lam, y)`
-    z:Tensor,  # (b, …) noisy data
-    lam:Tensor,# (b,) log-SNR, nats
-    y:Tensor,  # what the model is told, a row for each example
-)->tuple:      # the outputs told y and told nothing, each (b, …)
-    "What `model` says when it is told y and when it is told nothing, at the least cost."
-    if hasattr(model, 'pair') and not _compiled(model): return model.pair(z, lam, y)
+    model,       # the contract, or a network: `model(z, lam, y)`
+    z:Tensor,    # (b, …) noisy data
+    lam:Tensor,  # (b,) log-SNR, nats
+    y:Tensor,    # what the model is told, a row for each example
+)->tuple:        # the answers told y and told nothing, each (b, …)
+    "Both answers of `model` about the same z, at the least cost."
+    compiled = getattr(model, '_compiled_call_impl', None)      # only its calls are, `pair` is not
+    if hasattr(type(model), 'pair') and not compiled: return model.pair(z, lam, y)
     if not hasattr(model, 'null_like'): return model(z, lam, y), model(z, lam, None)
-    one_level = lam.stride(0) == 0
-    twice = lam[:1].expand(2*len(lam)) if one_level else torch.cat([lam, lam])
-    return model(torch.cat([z, z]), twice, torch.cat([y, model.null_like(y)])).chunk(2)
+    lams = lam[:1].expand(2*len(lam)) if lam.stride(0) == 0 else torch.cat([lam, lam])
+    return model(torch.cat([z, z]), lams, torch.cat([y, model.null_like(y)])).chunk(2)
 
-def _compiled(model):
-    "Whether `torch.compile` made this: only its calls are compiled, not its `pair`"
-    return hasattr(model, '_orig_mod') or getattr(model, '_compiled_call_impl', None) is not None
-
-
-
-# %% ../nbs/04_denoiser.ipynb #2b302044
+# %% ../nbs/04_denoiser.ipynb #d7a5d00b
 class Wrapper(nn.Module):
-    "A model around a model: what the inner one knows of its condition, the outer one passes on"
-    holds = 'model'                                  # the attribute that has the inner one
+    "A model around a model: it passes on what the inner one knows of its condition."
+    holds = 'model'                     # the attribute that has the inner one
     def __init__(self,
         model,  # the contract: `model(z, lam, y) -> eps`
     ):
@@ -97,15 +69,20 @@ class Wrapper(nn.Module):
         setattr(self, self.holds, model)
 
     def __getattr__(self, name):
-        if name == 'null': return getattr(getattr(self, self.holds), name, None)
-        if name in ('null_like', 'check_y'): return getattr(getattr(self, self.holds), name)
-        return super().__getattr__(name)
+        if name not in ('null', 'null_like', 'check_y'): return super().__getattr__(name)
+        inner = getattr(self, self.holds)
+        return getattr(inner, name, None) if name == 'null' else getattr(inner, name)
 
+    def extra_repr(self):
+        shown = {k: v for k, v in vars(self).items() if type(v) in (int, float, str)}
+        return ', '.join(f'{k}={v}' for k, v in shown.items())
+
+# %% ../nbs/04_denoiser.ipynb #a197c158
 class Denoiser(Wrapper):
-    """A network as a model: its output turned into ε, at least in float32.
+    """A network as a model: its output turned into ε, in float32 or better.
     Raises ValueError for an unknown `predicts`."""
     holds = 'net'
-    half = None             # dtype of the network's products under autocast; None: as they are
+    half = None            # dtype of the network's products under autocast; None: as they are
     to_eps = dict(eps=lambda z, out, lam: out, x=x2eps, v=v2eps)
     def __init__(self,
         net,               # `net(z, lam, y) -> out`, of the shape of z
@@ -125,19 +102,14 @@ class Denoiser(Wrapper):
         with self._autocast(z): out = self.net(z, lam, y)
         return self._eps(z, out, lam)
 
-    def pair(self,
-        z:Tensor,    # (b, …) noisy data
-        lam:Tensor,  # (b,) log-SNR, nats
-        y:Tensor,    # what the network is told
-    )->tuple:        # ε told y and ε told nothing, each (b, …)
-        "What `both` finds for the network, converted."
+    def pair(self, z:Tensor, lam:Tensor, y:Tensor)->tuple:
+        "ε told y and told nothing: what `both` finds for the network, converted."
         with self._autocast(z): outs = both(self.net, z, lam, y)
         return tuple(self._eps(z, out, lam) for out in outs)
 
     def _autocast(self, z):
-        return nullcontext() if self.half is None else torch.autocast(z.device.type, self.half)
+        return torch.autocast(z.device.type, self.half) if self.half else nullcontext()
 
     def _eps(self, z, out, lam):
-        return self.to_eps[self.predicts](z, out.to(torch.promote_types(out.dtype, lam.dtype)), lam)
-
-    def extra_repr(self): return f"predicts={self.predicts!r}"
+        out = out.to(torch.promote_types(out.dtype, lam.dtype))
+        return self.to_eps[self.predicts](z, out, lam)

@@ -12,13 +12,14 @@ from torch import Tensor
 from .denoiser import both, Wrapper
 from .schedule import amps
 
-# %% ../nbs/05_guidance.ipynb #6ef05fc3
+# %% ../nbs/05_guidance.ipynb #d260f90a
 def _check_w(w):
     if math.isfinite(w) and w >= -1: return
-    raise ValueError(f"w must be a finite number of at least -1 (-1 unconditional, 0 no guidance), got {w}")
+    raise ValueError(f"w must be a finite number of at least -1 (0 is no guidance), got {w}")
 
 class Guidance(Wrapper):
-    "A model guided with weight w: the base of all rules. Raises ValueError for w < −1 or not finite."
+    """A model guided with weight w: the base of all rules, each a `forward` of its own.
+    Raises ValueError for w < −1 or not finite."""
     def __init__(self,
         model,    # the contract: `model(z, lam, y) -> eps`
         w:float,  # guidance weight ≥ −1: −1 unconditional, 0 off; others' "scale" is 1+w
@@ -27,8 +28,7 @@ class Guidance(Wrapper):
         _check_w(w)
         self.w = w
 
-    def extra_repr(self): return f"w={self.w:g}"
-
+# %% ../nbs/05_guidance.ipynb #2129b943
 class ClassifierGuided(Guidance):
     """ε̃ = ε(z, c) − wσ∇log p(c|z), a classifier's push (Ho & Salimans, §3.1).
     Raises ValueError for w < −1 or not finite, or for y None."""
@@ -45,7 +45,7 @@ class ClassifierGuided(Guidance):
         lam:Tensor,  # (b,) log-SNR, nats
         y:Tensor,    # (b,) int64 classes 0 … n−1; n, "no class", gets no push
     )->Tensor:       # (b, …) guided ε
-        if y is None: raise ValueError("y must name a class, got None: a classifier pushes towards a class")
+        if y is None: raise ValueError("y must name a class to push towards, got None")
         eps = self.model(z, lam, y)
         if self.w == 0: return eps
         with torch.enable_grad():
@@ -56,14 +56,15 @@ class ClassifierGuided(Guidance):
             grad = torch.autograd.grad(picked.sum(), z)[0]
         return eps - self.w*amps(lam, z.ndim)[1].to(z.dtype)*grad
 
-# %% ../nbs/05_guidance.ipynb #546036df
+# %% ../nbs/05_guidance.ipynb #ae36141f
 def implicit_score(
     model,       # the contract
     z:Tensor,    # (b, …) noisy data
     lam:Tensor,  # (b,) log-SNR, nats
     y:Tensor,    # (b,) int64 classes 0 … n−1
 )->Tensor:       # (b, …)
-    "∇ log p(c|z) = −[ε(z, c) − ε(z)]/σ, the gradient of the implicit classifier (Ho & Salimans, §3.2; the workshop text has the sign wrong)"
+    """∇ log p(c|z) = −[ε(z, c) − ε(z)]/σ, the gradient of the implicit classifier
+    (Ho & Salimans, §3.2; the workshop text has the sign wrong)"""
     return -(model(z, lam, y) - model(z, lam, None))/amps(lam, z.ndim)[1].to(z.dtype)
 
 # %% ../nbs/05_guidance.ipynb #02ead76e
@@ -81,7 +82,7 @@ class CFG(Guidance):
     def forward(self,
         z:Tensor,    # (b, …) noisy data
         lam:Tensor,  # (b,) log-SNR, nats
-        y=None,      # (b,) int64 classes 0 … n; None: all null, so nothing to guide
+        y=None,      # what the model is told; None: nothing, so nothing to guide
     )->Tensor:       # (b, …) guided ε
         if self.w == 0: return self.model(z, lam, y)
         if self.w == -1 or y is None: return self.model(z, lam, None)
@@ -89,37 +90,36 @@ class CFG(Guidance):
 
 rules = dict(cfg=CFG)    # guidance rules by name, each `rule(model, w)`
 
-
-
-# %% ../nbs/05_guidance.ipynb #f8f9a7dd
+# %% ../nbs/05_guidance.ipynb #88e93684
 class Interval(Wrapper):
-    "A guided model inside λ ∈ [lo, hi], its bare model outside. Raises ValueError unless lo < hi and `guided` wraps a model."
+    """A guided model inside λ ∈ [lo, hi], its bare model outside.
+    Raises ValueError unless lo < hi and `guided` wraps a model."""
     def __init__(self,
-        guided,    # a guidance wrapper: `CFG`, `ClassifierGuided`, with the bare model as `.model`
+        guided,    # a guided model such as `CFG(model, w)`
         lo:float,  # log-SNR, nats
         hi:float,  # log-SNR, nats
     ):
         if not hasattr(guided, 'model'):
-            raise ValueError(f"guided must be a guided model such as CFG(model, w), got {type(guided).__name__}")
+            raise ValueError(f"guided must be a model such as CFG(model, w), got {guided}")
         if not lo < hi: raise ValueError(f"lo must lie below hi, got lo={lo} and hi={hi}")
-        super().__init__(guided.model)      # outside, the bare model
+        super().__init__(guided.model)
         self.guided, self.lo, self.hi = guided, lo, hi
 
     def forward(self,
         z:Tensor,    # (b, …) noisy data
         lam:Tensor,  # (b,) log-SNR, nats
-        y=None,      # (b,) int64 classes 0 … n
+        y=None,      # what the model is told
     )->Tensor:       # (b, …) ε
         inside = (lam >= self.lo) & (lam <= self.hi)
         if inside.all(): return self.guided(z, lam, y)
         if not inside.any(): return self.model(z, lam, y)
-        return torch.where(inside.reshape(-1, *[1]*(z.ndim-1)), self.guided(z, lam, y), self.model(z, lam, y))
+        inside = inside.reshape(-1, *[1]*(z.ndim-1))
+        return torch.where(inside, self.guided(z, lam, y), self.model(z, lam, y))
 
-    def extra_repr(self): return f"lo={self.lo:g}, hi={self.hi:g}"
-
-# %% ../nbs/05_guidance.ipynb #2ef43cc4
-conventions = {'paper': 0, 'guided-diffusion': 0, 'diffusers-original': 0, 'guided-diffusion-uncond': 1, 'glide': 1, 'imagen': 1, 'stable-diffusion': 1,
-               'diffusers': 1, 'k-diffusion': 1, 'denoising-diffusion-pytorch': 1, 'edm2': 1}    # the scale at which guidance is off
+# %% ../nbs/05_guidance.ipynb #6078879a
+conventions = {'paper': 0, 'guided-diffusion': 0, 'diffusers-original': 0,
+    'guided-diffusion-uncond': 1, 'glide': 1, 'imagen': 1, 'stable-diffusion': 1, 'diffusers': 1,
+    'k-diffusion': 1, 'denoising-diffusion-pytorch': 1, 'edm2': 1}    # the scale at which guidance is off
 
 def _off(convention):
     if convention in conventions: return conventions[convention]
@@ -129,18 +129,21 @@ def to_w(
     scale:float,       # guidance strength as that project counts it
     convention:str,    # one of `conventions`
 )->float:              # w ≥ −1: −1 unconditional, 0 no guidance
-    "The paper's w for another project's scale. Raises ValueError for an unknown convention, or a scale not finite or below the unconditional model's."
+    """The paper's w for another project's scale.
+    Raises ValueError for an unknown convention, or a scale for which there is no model."""
     off = _off(convention)
     if not (math.isfinite(scale) and scale >= off-1):
-        raise ValueError(f"scale must be a finite number of at least {off-1} for {convention!r}, got {scale}")
-    return float(max(scale-off, 0) if convention == 'diffusers' else scale-off)     # its pipelines ask for no guidance up to 1
+        raise ValueError(f"scale must be finite, at least {off-1} for {convention!r}, got {scale}")
+    return float(max(scale-off, 0) if convention == 'diffusers' else scale-off)   # off up to 1
 
 def to_scale(
     w:float,           # guidance weight ≥ −1
     convention:str,    # one of `conventions`
 )->float:              # guidance strength as that project counts it
-    "The inverse of `to_w`. Raises ValueError for an unknown convention, for w < −1 or not finite, and for w < 0 where diffusers has no scale for it."
-    off = _off(convention); _check_w(w)
+    """The inverse of `to_w`.
+    Raises ValueError for an unknown convention, or a w for which it has no scale."""
+    off = _off(convention)
+    _check_w(w)
     if convention == 'diffusers' and w < 0:
-        raise ValueError(f"w must be at least 0 for 'diffusers', whose pipelines switch guidance off up to scale 1, got {w}")
+        raise ValueError(f"w must be at least 0 for 'diffusers', which never goes below, got {w}")
     return float(w + off)

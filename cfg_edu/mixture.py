@@ -12,7 +12,7 @@ from torch import Tensor
 from fastcore.basics import patch
 from .schedule import amps
 
-# %% ../nbs/03_mixture.ipynb #e3b36805
+# %% ../nbs/03_mixture.ipynb #db5cbad0
 class Mixture:
     """Gaussian mixture with a class for each component, every answer exact.
     Raises ValueError for parameters that do not fit."""
@@ -20,38 +20,41 @@ class Mixture:
         weights,      # (k,) positive; scaled to sum to one
         means,        # (k, d) component means
         covs,         # (k, d, d) covariances, or (k,) variances of round components
-        labels=None,  # (k,) int, class of each component, 0 … n−1; None: each its own class
+        labels=None,  # (k,) int, class of each, 0 … n−1; None: each its own
     ):
-        args = [torch.as_tensor(o, dtype=torch.float64) for o in (weights, means, covs)]
-        weights, means, covs = self._fits(*args)
-        k, d = means.shape
-        self.labels = torch.arange(k) if labels is None else torch.as_tensor(labels)
-        self.null = int(self.labels.max()) + 1
-        if self.labels.shape != (k,) or set(self.labels.tolist()) != set(range(self.null)):
-            raise ValueError(f"labels must be {k} classes that cover 0 … n−1, "
-                             f"got {self.labels.tolist()}")
+        weights, means, covs, labels = _fitting(weights, means, covs, labels)
         self.weights, self.means, self.covs = weights/weights.sum(), means, covs
+        self.labels, self.null = labels, int(labels.max()) + 1
         self.vars, self.axes = torch.linalg.eigh(covs)
-        if not (self.vars > 0).all():
-            raise ValueError(f"covs must be positive definite, smallest eigenvalue {self.vars.min():g}")
-        self.flat = self.axes.transpose(0, 1).reshape(d, k*d)  # all axes side by side: `z @ flat` projects on each
-        self.centres = torch.einsum('kij,ki->kj', self.axes, means)  # the means along their own axes
+        # `z @ flat` is z along the axes of all components; centres: the means there
+        self.flat = self.axes.transpose(0, 1).flatten(1)
+        self.centres = torch.einsum('kij,ki->kj', self.axes, means)
 
-    @staticmethod
-    def _fits(weights, means, covs):
-        "The three as float64 tensors of (k,), (k, d) and (k, d, d)"
-        for name, o in dict(weights=weights, means=means, covs=covs).items():
-            if not o.isfinite().all(): raise ValueError(f"{name} must be finite, got {o.tolist()}")
-        if means.ndim != 2: raise ValueError(f"means must have shape (k, d), got {tuple(means.shape)}")
-        k, d = means.shape
-        if weights.shape != (k,) or not (weights > 0).all():
-            raise ValueError(f"weights must be {k} positive numbers, one for each mean, got {weights.tolist()}")
-        if covs.ndim == 1: covs = covs[:,None,None]*torch.eye(d, dtype=torch.float64)
-        if covs.shape != (k, d, d): raise ValueError(f"covs must have shape ({k},) or ({k}, {d}, {d}), got {tuple(covs.shape)}")
-        if not torch.equal(covs, covs.mT): raise ValueError("covs must be symmetric")
-        return weights, means, covs
+# %% ../nbs/03_mixture.ipynb #23b6f9cd
+#| code-fold: true
+def _fitting(weights, means, covs, labels):
+    "All four as tensors, if they are the parameters of one mixture"
+    weights, means, covs = (torch.as_tensor(o, dtype=torch.float64)
+                            for o in (weights, means, covs))
+    for name, o in dict(weights=weights, means=means, covs=covs).items():
+        if not o.isfinite().all(): raise ValueError(f"{name} must be finite, got {o.tolist()}")
+    if means.ndim != 2: raise ValueError(f"means must have shape (k, d), got {(*means.shape,)}")
+    k, d = means.shape
+    if weights.shape != (k,) or not (weights > 0).all():
+        raise ValueError(f"weights must be {k} positive numbers, got {weights.tolist()}")
+    if covs.ndim == 1: covs = covs[:,None,None]*torch.eye(d, dtype=torch.float64)
+    if covs.shape != (k, d, d):
+        raise ValueError(f"covs must have shape ({k},) or ({k}, {d}, {d}), got {(*covs.shape,)}")
+    if not torch.equal(covs, covs.mT): raise ValueError("covs must be symmetric")
+    if (low := torch.linalg.eigvalsh(covs).min()) <= 0:
+        raise ValueError(f"covs must be positive definite, got the eigenvalue {low:g}")
+    labels = torch.arange(k) if labels is None else torch.as_tensor(labels)
+    if labels.shape != (k,) or set(labels.tolist()) != set(range(int(labels.max()) + 1)):
+        raise ValueError(f"labels must be {k} classes that cover 0 … n−1, got {labels.tolist()}")
+    return weights, means, covs, labels
 
-# %% ../nbs/03_mixture.ipynb #f2794416
+# %% ../nbs/03_mixture.ipynb #7cba71f4
+#| code-fold: true
 def three()->Mixture:
     "Three round components of standard deviation 0.2 on a triangle, a class each"
     a = torch.tensor([90., 210., 330.], dtype=torch.float64).deg2rad()
@@ -60,7 +63,7 @@ def three()->Mixture:
 def ring(
     k:int=8,  # components, even
 )->Mixture:   # k/2 classes
-    """`k` round components on a circle; opposite ones share a class, so each has two modes.
+    """`k` round components on a circle; opposite ones share a class.
     Raises ValueError unless k is even and positive."""
     if k < 2 or k%2: raise ValueError(f"k must be even and at least 2, got {k}")
     a = torch.arange(k, dtype=torch.float64)*2*math.pi/k
@@ -70,7 +73,7 @@ def ring(
 def lattice(
     side:int=3,  # components a side
 )->Mixture:      # `side` classes
-    """`side`² elongated components on a square; a row is a class, weights fall to the right.
+    """`side`² long components on a square; a row is a class, weights fall to the right.
     Raises ValueError for side < 1."""
     if side < 1 or side != int(side):
         raise ValueError(f"side must be an integer of at least 1, got {side}")
@@ -81,7 +84,8 @@ def lattice(
     means, labels = torch.cartesian_prod(c, c).flip(1), torch.arange(side).repeat_interleave(side)
     return Mixture(side - t%side, means, (covs + covs.mT)/2, labels)
 
-# %% ../nbs/03_mixture.ipynb #928bc04c
+# %% ../nbs/03_mixture.ipynb #26af51b7
+#| code-fold: true
 @patch
 def null_like(self:Mixture,
     y:Tensor,  # (n,) int64 classes
@@ -99,44 +103,45 @@ def check_y(self:Mixture,
     y = torch.as_tensor(self.null if y is None else y)
     if y.ndim == 0: y = y.expand(n)
     if y.shape != (n,) or y.is_floating_point():
-        raise ValueError(f"y must be None, a class or {n} integers, "
-                         f"got {y.dtype} of shape {tuple(y.shape)}")
+        raise ValueError(f"y must be a class or {n} integers, got {y.dtype} {(*y.shape,)}")
     if ((y < 0) | (y > self.null)).any():
-        raise ValueError(f"y must lie in 0 … {self.null} ({self.null} is null), "
-                         f"got {y.min()} to {y.max()}")
+        raise ValueError(f"y must lie in 0 … {self.null} (null), got {y.min()} to {y.max()}")
     return y
 
+# %% ../nbs/03_mixture.ipynb #347c7903
 @patch
-def _outside(self:Mixture, y):
-    "(b, k): the components that do not belong to what `y` asks for"
-    return (y[:,None] != self.labels.to(y.device)) & (y[:,None] != self.null)
+def _log_shares(self:Mixture, y):
+    "log π_k/π_c of each component, (b, k); −∞ outside the class that `y` asks for"
+    other = (y[:,None] != self.labels.to(y.device)) & (y[:,None] != self.null)
+    log_pi = self.weights.log().to(y.device).expand(len(y), -1)
+    return log_pi.masked_fill(other, -math.inf).log_softmax(1)
 
-# %% ../nbs/03_mixture.ipynb #ffc3cfe6
 @patch
 def draw(self:Mixture,
     n:int,           # points
-    y=None,          # class of every point, int or (n,) int64; None: drawn from the mixture
+    y=None,          # class of every point, int or (n,) int64; None: any class
     generator=None,  # torch.Generator on the CPU; None: the global one
 )->tuple:            # x (n, d) float32, y (n,) int64
     "Exact draws of data and their classes; raises ValueError as `check_y`."
-    share = self.weights.expand(n, -1).masked_fill(self._outside(self.check_y(y, n)), 0.)
-    k = torch.multinomial(share, 1, generator=generator).squeeze(1)
-    noise = torch.randn(n, self.means.shape[1], dtype=torch.float64, generator=generator)
-    x = self.means[k] + torch.einsum('nij,nj->ni', self.axes[k], noise*self.vars[k].sqrt())
-    return x.float(), self.labels[k]
+    shares = self._log_shares(self.check_y(y, n)).exp()
+    k = torch.multinomial(shares, 1, generator=generator).squeeze(1)
+    mean, var = self.means[k], self.vars[k]
+    noise = torch.randn(mean.shape, dtype=mean.dtype, generator=generator)
+    offset = torch.einsum('nij,nj->ni', self.axes[k], noise*var.sqrt())
+    return (mean + offset).float(), self.labels[k]
 
-# %% ../nbs/03_mixture.ipynb #d26bf67a
+# %% ../nbs/03_mixture.ipynb #b203ea57
 @patch
 def _parts(self:Mixture, z, lam, y=None):
-    "Offsets along the axes and variances along them, (b, k, d), and log(π_k N_k), (b, k), −∞ outside class `y`"
-    if z.ndim != 2 or z.shape[1] != self.means.shape[1]:
-        raise ValueError(f"z must have shape (b, {self.means.shape[1]}), got {tuple(z.shape)}")
+    "Offsets and variances along the axes, (b, k, d), and log(π_k/π_c N_k), (b, k)"
+    k, dim = self.vars.shape
+    if z.shape[1:] != (dim,):
+        raise ValueError(f"z must have shape (b, {dim}), got {(*z.shape,)}")
     alpha, sigma = (o.to(z.dtype) for o in amps(lam, 3))
-    d = (z @ self.flat.to(z)).unflatten(1, self.vars.shape) - alpha*self.centres.to(z)
+    d = (z @ self.flat.to(z)).reshape(-1, k, dim) - alpha*self.centres.to(z)
     var = alpha**2*self.vars.to(z) + sigma**2
-    logw = self.weights.log().to(z) - .5*(d**2/var + (2*math.pi*var).log()).sum(-1)
-    y = self.check_y(y, len(z)).to(z.device)
-    return d, var, logw.masked_fill(self._outside(y), -math.inf)
+    log_n = -.5*(d**2/var + (2*math.pi*var).log()).sum(-1)
+    return d, var, self._log_shares(self.check_y(y, len(z))).to(z) + log_n
 
 @patch
 def logp(self:Mixture,
@@ -145,9 +150,7 @@ def logp(self:Mixture,
     y=None,      # (b,) int64 classes, n for null; None: all null
 )->Tensor:       # (b,) log density, nats
     "log p(z_λ|y), exactly."
-    y = self.check_y(y, len(z))
-    share = self.weights.expand(len(z), -1).masked_fill(self._outside(y.cpu()), 0.).sum(1)   # π of the class
-    return self._parts(z, lam, y)[2].logsumexp(1) - share.log().to(z)
+    return self._parts(z, lam, y)[2].logsumexp(1)
 
 @patch
 def classify(self:Mixture,
@@ -159,10 +162,10 @@ def classify(self:Mixture,
     each = [logw[:,self.labels == c].logsumexp(1) for c in range(self.null)]
     return torch.stack(each, 1).log_softmax(1)
 
-# %% ../nbs/03_mixture.ipynb #c62802cb
+# %% ../nbs/03_mixture.ipynb #4d312679
 @patch
 def _average(self:Mixture, z, lam, y, vals):
-    "Responsibility-weighted mean over components of axes·(vals(var)·offset), (b, d), and the responsibilities (b, k)"
+    "Mean of axes·(vals(var)·offset), (b, d), and the responsibilities r, (b, k)"
     d, var, logw = self._parts(z, lam, y)
     r = logw.softmax(1)
     return (r[...,None]*vals(var)*d).flatten(1) @ self.flat.T.to(z), r
@@ -196,22 +199,23 @@ def __call__(self:Mixture,
     "ε = E[ε|z_λ, y] = −σ ∇ log p(z_λ|y): the perfect model."
     return amps(lam, 2)[1].to(z.dtype)*-self.score(z, lam, y)
 
-# %% ../nbs/03_mixture.ipynb #505aa575
+# %% ../nbs/03_mixture.ipynb #c3563db3
 def sliced_wasserstein(
     a:Tensor,        # (n, d) points
     b:Tensor,        # (n, d) as many points
-    n_dirs:int=128,  # directions; in the plane they are evenly spread, elsewhere drawn from seed 0
+    n_dirs:int=128,  # directions: in the plane evenly spread, else from seed 0
 )->float:            # in the units of the points
     """Sliced 2-Wasserstein distance between two clouds of equal size.
     Raises ValueError where the shapes differ."""
     if a.shape != b.shape or a.ndim != 2:
         raise ValueError("a and b must be clouds (n, d) of one shape, "
-                         f"got {tuple(a.shape)} and {tuple(b.shape)}")
+                         f"got {(*a.shape,)} and {(*b.shape,)}")
     if a.shape[1] == 2:
         t = torch.arange(n_dirs)*math.pi/n_dirs
         dirs = torch.stack([t.cos(), t.sin()])
     else:
-        dirs = torch.randn(a.shape[1], n_dirs, generator=torch.Generator().manual_seed(0))
+        seeded = torch.Generator().manual_seed(0)
+        dirs = torch.randn(a.shape[1], n_dirs, generator=seeded)
         dirs = dirs/dirs.norm(dim=0)
     a, b = ((dirs.to(a).T @ o.T).sort(1).values for o in (a, b))
     return (a - b).pow(2).mean().sqrt().item()

@@ -467,13 +467,13 @@ def adm64_classifier(
                  attn_sizes=(32,16,8), head_channels=64, qkv_order='legacy')
     return EncoderUNet(64, 3, 128, **{**sizes, **kwargs})
 
-# %% ../nbs/13_nets.ipynb #e19d2aa7
+# %% ../nbs/13_nets.ipynb #8a000426
 class Preset:
     "A network with its sizes chosen, and the recipe that suits its training."
     def __init__(self,
         make,      # `make(n_classes, shape, **kwargs)`
         **recipe,  # steps, bs, lr, decay, …: arguments of `cfg_train`
-    ): store_attr()
+    ): self.make, self.recipe = make, recipe
 
 presets = dict(
     mlp         = Preset(lambda n, shape, **kw: MLP(n, shape[0], **kw),

@@ -1,7 +1,7 @@
 "The schedule beyond its page: bounds far out, float32, what it refuses, the information in a nat, the places of its draws."
 import math
 import pytest, torch
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from cfg_edu.schedule import Schedule, amps
 
 f64 = torch.float64
@@ -23,6 +23,7 @@ def test_amps_of_many_shapes():
         for ndim in (1, 2, 4): assert amps(torch.zeros(n), ndim)[0].shape == (n, *[1]*(ndim-1))
 
 
+@settings(deadline=None)
 @given(st.floats(-1000, 999), st.floats(.01, 2000))
 def test_bounds(lo, width):
     "λ(u) falls from bound to bound, u(λ) undoes it, grids rise: for any bounds within ±1000"
