@@ -6,7 +6,7 @@
 __all__ = ['DropLabel', 'Diffuse', 'EMA', 'per_step', 'SampleGrid', 'Monitor', 'FiniteLoss', 'diffusion_learner', 'Checkpoint',
            'HalfPrecision']
 
-# %% ../nbs/14_training.ipynb #0f00e6ee
+# %% ../nbs/14_training.ipynb #02162b67
 import math, time, torch
 from copy import deepcopy
 from functools import partial
@@ -21,6 +21,7 @@ from .denoiser import Denoiser
 from .guidance import CFG
 from .sampling import sample
 from .conditions import Classes
+from . import data  # noqa: F401 (quiet import of fastai)
 from fastai.learner import Learner
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback import progress, schedule  # noqa: F401 (fit_one_cycle, no_bar)
@@ -254,10 +255,11 @@ def diffusion_learner(
     opt = partial(OptimWrapper, opt=adamw)
     return Learner(dls, model, F.mse_loss, opt, lr, cbs=[*own, *L(cbs)], **kwargs)
 
-# %% ../nbs/14_training.ipynb #f32f1363
+# %% ../nbs/14_training.ipynb #dd779b4b
 from zipfile import BadZipFile, ZipFile
 from fastai.callback.core import CancelStepException
-from fastai.callback.fp16 import AMPMode
+from fastai.callback.fp16 import AMPMode, MixedPrecision
+from pathlib import Path
 from fastai.callback.schedule import ParamScheduler, combined_cos
 from fastai.torch_core import distrib_barrier, num_distrib
 from fastcore.basics import noop, patch
