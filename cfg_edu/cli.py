@@ -228,7 +228,7 @@ def cfg_sample(
     _say(f'{out}: {n} samples at w = {w:g}, {how.n_steps} calls each; picture {out.stem}.png')
     return None if x is None else (x, labels)
 
-# %% ../nbs/41_cli.ipynb #9161f456
+# %% ../nbs/41_cli.ipynb #f3e88f59
 class Jury(Sampling):
     """Samples that are judged. Raises ValueError or FileNotFoundError for what does not fit, before any work."""
     @delegates(Sampling)
@@ -283,7 +283,8 @@ class Jury(Sampling):
 
 def _printed(row, names=True):
     "A row as lines of a table"
-    cells = [f'{v:.3f}' if isinstance(v, float) and k != 'w' else f'{v}' for k, v in row.items()]
+    forms = dict(w='{:g}', n='{}')
+    cells = [forms.get(k, '{:.3f}').format(v) if isinstance(v, (int, float)) else v or '' for k, v in row.items()]
     return [''.join(f'{o:>11}' for o in l) for l in ([row] if names else []) + [cells]]
 
 # %% ../nbs/41_cli.ipynb #dfa064b7
