@@ -118,6 +118,8 @@ class Interval(Wrapper):
         return torch.where(inside, self.guided(z, lam, y), self.model(z, lam, y))
 
 # %% ../nbs/05_guidance.ipynb #3ebc9bd1
+#| code-fold: true
+#| code-summary: "`to_w`, `to_scale`"
 conventions = {                    # the scale at which guidance is off
     'paper': 0, 'guided-diffusion': 0, 'diffusers-original': 0,
     'guided-diffusion-uncond': 1, 'glide': 1, 'imagen': 1, 'stable-diffusion': 1,
