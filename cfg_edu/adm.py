@@ -77,7 +77,7 @@ def load_weights(
     net.load_state_dict(cut, assign=True)
     return net.eval()
 
-# %% ../nbs/32_adm.ipynb #c4b156c7
+# %% ../nbs/32_adm.ipynb #7b57e7f9
 def load_adm(
     path,                 # ADM's `64x64_diffusion.pt`
     qkv_order:str='new',  # see `AttentionBlock`; the published weights are 'new'
@@ -95,4 +95,5 @@ def load_adm_classifier(
     """ADM's classifier of noisy 64×64 images with trained weights.
     Classes are in the order of sorted WordNet ids. Raises as `load_weights` does."""
     with torch.device('meta'): net = adm64_classifier(qkv_order=qkv_order, clock='adm')
-    return load_weights(net, path)
+    load_weights(net, path)
+    return net

@@ -5,132 +5,126 @@
 # %% auto #0
 __all__ = ['open_cache', 'build_cache', 'cache_dls']
 
-# %% ../nbs/cache.ipynb #d7050d24
-import numpy as np, os, shutil, torch, warnings
+# %% ../nbs/cache.ipynb #aa158e07
+import numpy as np, shutil, torch, warnings
+from functools import partial
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
+from fastcore.basics import num_cpus
 from numpy.lib.format import open_memmap, write_array_header_1_0
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from .files import fingerprint, guarded, read_json, replacing, write_json
 from .data import DataLoaders, data_dls
 
-# %% ../nbs/cache.ipynb #ddd2aab0
+# %% ../nbs/cache.ipynb #9ba080f7
 def _mapped(path):
-    "The array in the .npy file `path` as a tensor that costs no memory; what is written to it never reaches the file"
+    "The array in the .npy file `path` as a tensor that costs no memory; writing to it changes no file"
     try:
         try: a = open_memmap(path, 'c')
-        except OSError: a = open_memmap(path, 'r')      # a system that sets memory aside for what might be written
-    except (ValueError, EOFError, OverflowError) as e: raise ValueError(f"{path} is cut short or damaged ({e})") from None
+        except OSError: a = open_memmap(path, 'r')       # longer than what the system lets us write
+    except (ValueError, EOFError, OverflowError) as e:
+        raise ValueError(f"{path} is cut short or damaged ({e})") from None
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')                 # of a tensor that cannot be written to
+        warnings.simplefilter('ignore')                  # of a tensor that cannot be written to
         return torch.from_numpy(a)
 
 def open_cache(
     path, # folder of a finished image cache
 )->tuple: # x (n, 3, s, s) uint8 and y (n,) int64, mapped, and `meta.json` as a dict
     """An image cache.
-    Raises FileNotFoundError or ValueError, with the file's name, where one is missing, cut short or damaged."""
+    Raises FileNotFoundError or ValueError that names what is missing or damaged."""
     path = Path(path)
-    file = path/'meta.json'
-    if not file.exists():
-        raise FileNotFoundError(f"{path} is no finished image cache, meta.json is missing: "
-            "make it by cfg_prepare, which continues where it stopped")
-    meta = read_json(file)
+    if not (path/'meta.json').exists():
+        raise FileNotFoundError(f"{path} is no finished image cache: cfg_prepare makes or continues it")
+    meta = read_json(path/'meta.json')
     try:
-        folder = path if meta['format'] == 1 else path/meta['folder']
-        n, s, c, whole = meta['n'], meta['size'], len(meta['vocab']), 0 < meta['n_train'] < meta['n']
-    except (KeyError, TypeError): raise ValueError(f"{file} is damaged") from None
-    x, y = (_mapped(folder/f'{name}.npy') for name in ('images', 'labels'))
-    if not whole or x.shape != (n, 3, s, s) or y.shape != (n,) or y.min() < 0 or y.max() >= c:
-        raise ValueError(f"{folder} is damaged: it does not hold what {file} says")
+        n, s, c = meta['n'], meta['size'], len(meta['vocab'])
+        folder = path if meta['format'] == 1 else path/f"data-{meta['key']}"
+        x, y = (_mapped(folder/f'{name}.npy') for name in ('images', 'labels'))
+        fits = 0 < meta['n_train'] < n and (x.shape, y.shape) == ((n, 3, s, s), (n,))
+    except (KeyError, TypeError): fits = False
+    if not fits or y.min() < 0 or y.max() >= c:
+        raise ValueError(f"{path} is damaged: it does not hold what its meta.json says")
     return x, y, meta
 
-# %% ../nbs/cache.ipynb #196553f0
-class _Made:
-    "What a worker does: piece number k, or the error that it met"
-    def __init__(self, make, pieces): self.make, self.pieces = make, pieces
-    def __getitem__(self, k):
-        try: return k, *self.make(self.pieces[k])
-        except (OSError, ValueError) as e: return k, e, None
-
-def _piece(path, name):
-    "The array `name` of a piece; one that is damaged goes, to be made again"
-    try:
-        with np.load(path) as z: return z[name]
-    except (BadZipFile, ValueError, EOFError, KeyError) as e:
-        path.unlink()
-        raise ValueError(f"{path} was damaged and is removed: run it again") from e
+# %% ../nbs/cache.ipynb #cfd31275
+def _made(make, item):
+    "What a worker does: number of the piece, images and classes, or the error that it met"
+    k, (_, piece) = item
+    try: return k, *make(piece)
+    except (OSError, ValueError) as e: return k, e, None
 
 def _make_pieces(paths, pieces, make, n_workers, progress):
     "Those of the files `paths` that are not there"
-    todo = [k for k,p in enumerate(paths) if not p.exists()]
-    n = 0 if n_workers == 1 else min(n_workers or os.cpu_count() or 1, len(todo))
-    made = DataLoader(_Made(make, pieces), None, sampler=todo, num_workers=n, collate_fn=tuple,
-        generator=torch.Generator())                    # the global one is training's
-    bar = tqdm(made, 'pieces', len(paths), initial=len(paths)-len(todo), disable=None if progress else True)
+    todo = [(k, p) for k,p in enumerate(pieces) if not paths[k].exists()]
+    n = 0 if n_workers == 1 else min(n_workers or num_cpus(), len(todo))
+    own = torch.Generator()                              # the global one is training's
+    made = DataLoader(todo, None, num_workers=n, collate_fn=partial(_made, make), generator=own)
     try:
-        for k,x,y in bar:
+        for k,x,y in tqdm(made, 'pieces', disable=None if progress else True):
             if y is None: raise x
             with replacing(paths[k]) as f: np.savez(f, x=x, y=y)
     except RuntimeError as e:
         if not str(e).startswith('DataLoader worker'): raise
-        raise OSError("a process that makes images was ended from outside, perhaps for want of memory: "
+        raise OSError("a process that makes images was ended, perhaps for want of memory: "
             "run it again, with fewer n_workers, and it continues") from None
 
-def _is_made(folder, key):
-    try: return open_cache(folder)[2].get('key') == key
-    except (OSError, ValueError): return False
+def _piece(path, name):
+    try: return np.load(path)[name]
+    except Exception as e: raise ValueError(f"{path} is damaged: remove it, and run it again") from e
 
 def _join(folder, key, paths, pieces, size, vocab):
-    "The pieces as one file of images and one of labels; the last file written makes them the cache"
+    "The pieces as one file of images and one of labels; meta.json, written last, makes them the cache"
     here, ys = folder/f'data-{key}', [_piece(p, 'y') for p in paths]
     y, n_train = np.concatenate(ys), sum(len(y) for y,p in zip(ys, pieces) if p[0] == 'train')
+    head = dict(descr='|u1', fortran_order=False, shape=(len(y), 3, size, size))
     with replacing(here/'images.npy') as f:
-        shape = (len(y), 3, size, size)
-        write_array_header_1_0(f, dict(descr='|u1', fortran_order=False, shape=shape))
+        write_array_header_1_0(f, head)
         for p in paths: f.write(np.ascontiguousarray(_piece(p, 'x')))
     with replacing(here/'labels.npy') as f: np.save(f, y.astype(np.int64))
-    sums = [o.CRC for p in paths for o in ZipFile(p).infolist()]          # numpy has them in its files
-    write_json(folder/'meta.json', dict(format=2, folder=here.name, n=len(y), n_train=n_train, size=size,
-        key=key, fingerprint=fingerprint(vocab, n_train, sums), vocab=vocab))
+    sums = fingerprint(vocab, n_train, [o.CRC for p in paths for o in ZipFile(p).infolist()])
+    meta = dict(format=2, key=key, size=size, n=len(y), n_train=n_train, fingerprint=sums, vocab=vocab)
+    write_json(folder/'meta.json', meta)
     for old in {*folder.glob('data-*'), *folder.glob('pieces-*')} - {here}: shutil.rmtree(old, ignore_errors=True)
-    for name in ('images', 'labels'): (folder/f'{name}.npy').unlink(missing_ok=True)   # of format 1
+    for old in ('images.npy', 'labels.npy'): (folder/old).unlink(missing_ok=True)   # of format 1
 
 def build_cache(
-    folder,              # of the cache
-    pieces:list,         # a tuple for each that says all about it: first 'train' or 'valid' (all of train come first)
-    make,                # `make(piece)` gives x (m, 3, size, size) uint8 and y (m,), numpy
-    size:int,            # pixels
-    vocab,               # names of the classes
-    n_workers:int=None,  # processes that make pieces; None is one for each core
-    progress:bool=False, # show a progress bar in a terminal?
-)->Path:                 # `folder`
-    """The cache of `pieces`, unless it is there; continues what was begun, and leaves an older one until it is whole.
+    folder,         # of the cache
+    parts,          # dict of `train` and `valid`: items, each says by its `repr` all about an image (or many)
+    make,           # `make(items)` gives x (m, 3, size, size) uint8 and y (m,), numpy
+    size,           # pixels
+    vocab,          # names of the classes
+    source='',      # what else the images depend on
+    each=1000,      # items in a piece
+    n_workers=None, # processes that make pieces; None is one for each core
+    progress=False, # show a progress bar in a terminal?
+)->Path:            # `folder`
+    """The cache of `parts`, unless it is there; continues what was begun, an older one stays until then.
     Raises what `make` raises, and OSError where a worker was ended or the disk is full."""
     folder, vocab = Path(folder), [str(o) for o in vocab]
-    key = fingerprint(2, size, vocab, *pieces)
+    pieces = [(part, o[i:i+each]) for part,o in parts.items() for i in range(0, len(o), each)]
+    key = fingerprint(2, size, vocab, source, *pieces)
     begun = folder/f'pieces-{key}'
-    if not _is_made(folder, key):
-        with guarded(folder):
-            if not _is_made(folder, key):                                 # by another process, while we waited
-                paths = [begun/f'{k:06}.npz' for k in range(len(pieces))]
-                _make_pieces(paths, pieces, make, n_workers, progress)
-                _join(folder, key, paths, pieces, size, vocab)
-    shutil.rmtree(begun, ignore_errors=True)                              # a kill may have left it
+    with guarded(folder):
+        try: there = open_cache(folder)[2].get('key') == key
+        except (OSError, ValueError): there = False
+        if not there:
+            paths = [begun/f'{k:06}.npz' for k in range(len(pieces))]
+            _make_pieces(paths, pieces, make, n_workers, progress)
+            _join(folder, key, paths, pieces, size, vocab)
+        shutil.rmtree(begun, ignore_errors=True)         # where it was killed just before
     return folder
 
-# %% ../nbs/cache.ipynb #c42a3b71
+# %% ../nbs/cache.ipynb #17db4fa4
 def cache_dls(
-    path,            # folder of a finished image cache
-    bs:int=128,      # images in a batch
-    flip:bool=False, # mirror training images at random?
-    seed:int=0,      # of the order of the training images
-    device=None,     # where the batches go; None is fastai's default
-)->DataLoaders:      # each data set has the cache's `fingerprint`
+    path,       # folder of a finished image cache
+    bs:int=128, # images in a batch
+    **kwargs,   # `flip`, `seed` and `device`, as in `data_dls`
+)->DataLoaders: # each data set has the cache's `fingerprint`
     """Loaders for an image cache, which stays on the disk.
     Raises as `open_cache` does."""
     x, y, meta = open_cache(path)
-    dls = data_dls(x, y, meta['vocab'], bs, meta['n']-meta['n_train'], flip, seed, device)
+    dls = data_dls(x, y, meta['vocab'], bs, meta['n']-meta['n_train'], **kwargs)
     for dl in dls.loaders: dl.dataset.fingerprint = meta['fingerprint']
     return dls

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-# %% ../nbs/files.ipynb #56346d2f
+# %% ../nbs/files.ipynb #b0e2cf8e
 @contextmanager
 def replacing(
     path,  # file to write
@@ -32,12 +32,12 @@ def replacing(
             os.fsync(f.fileno())        # the bytes first, then the name
         os.replace(part, path)
     except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EFBIG, getattr(errno, 'EDQUOT', None)): raise
-        what = "no room is left on the disk: make some and run it again"
-        raise OSError(e.errno, what, str(path)) from e
+        if e.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT): raise
+        say = "no room is left on the disk: make some and run it again"
+        raise OSError(e.errno, say, str(path)) from e
     finally: part.unlink(missing_ok=True)
 
-# %% ../nbs/files.ipynb #d3847159
+# %% ../nbs/files.ipynb #7ce781a1
 def write_json(
     path,    # file to write
     d:dict,  # settings
@@ -51,12 +51,11 @@ def read_json(
 )->dict:
     """The settings in `path`.
     Raises ValueError that names it where it is damaged."""
-    try: d = json.loads(Path(path).read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as e: raise ValueError(f"{path} is damaged ({e})") from None
-    if not isinstance(d, dict): raise ValueError(f"{path} is damaged (it holds no settings)")
-    return d
+    try: return {**json.loads(Path(path).read_text(encoding='utf-8'))}
+    except (ValueError, TypeError, RecursionError) as e:
+        raise ValueError(f"{path} is damaged ({e})") from None
 
-# %% ../nbs/files.ipynb #26c58663
+# %% ../nbs/files.ipynb #749e34b0
 @contextmanager
 def guarded(
     folder,          # made where it is not there
@@ -69,10 +68,10 @@ def guarded(
     lock = FileLock(folder/'.lock', timeout=-1 if wait else 0)
     try: lock.acquire()
     except Timeout:
-        raise ValueError(f"another process works in {folder}: wait for it, or give another folder") from None
-    except OSError as e:
-        if e.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP): raise
-        warnings.warn(f"the file system of {folder} has no locks: let no second process work in it")
+        raise ValueError(f"another process works in {folder}: wait, or give another") from None
+    except (OSError, NotImplementedError) as e:          # what some network file systems say to a lock
+        if getattr(e, 'errno', errno.ENOSYS) not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP): raise
+        warnings.warn(f"{folder} is on a file system without locks: no second process may work in it")
     try: yield
     finally: lock.release()
 

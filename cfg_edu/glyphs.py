@@ -5,24 +5,23 @@
 # %% auto #0
 __all__ = ['glyph_names', 'glyph_fonts', 'draw_glyphs', 'glyphs_dls']
 
-# %% ../nbs/11_glyphs.ipynb #82bded53
+# %% ../nbs/11_glyphs.ipynb #b9d55d12
 import matplotlib, numpy as np, string, torch
 from functools import lru_cache, partial
-from itertools import pairwise
 from math import cos, pi, sin
 from PIL import Image, ImageDraw, ImageFont
 from .files import cache_dir, fingerprint
 from .data import DataLoaders, Rung, rungs
 from .cache import build_cache, cache_dls
 
-# %% ../nbs/11_glyphs.ipynb #1c1c6657
+# %% ../nbs/11_glyphs.ipynb #7dad463d
 glyph_names = list(string.digits + string.ascii_uppercase + string.ascii_lowercase)
-glyph_fonts = [
-    *(f'DejaVuSans{s}' for s in ('', '-Bold', '-Oblique', '-BoldOblique')),
-    *(f'DejaVuSansMono{s}' for s in ('', '-Bold', '-Oblique', '-BoldOblique')),
-    *(f'DejaVuSerif{s}' for s in ('', '-Bold', '-Italic', '-BoldItalic')),
-    *(f'STIXGeneral{s}' for s in ('', 'Bol', 'Italic', 'BolIta')),
-    'cmr10', 'cmb10', 'cmti10', 'cmss10', 'cmtt10']
+glyph_fonts = (
+    'DejaVuSans DejaVuSans-Bold DejaVuSans-Oblique DejaVuSans-BoldOblique '
+    'DejaVuSansMono DejaVuSansMono-Bold DejaVuSansMono-Oblique DejaVuSansMono-BoldOblique '
+    'DejaVuSerif DejaVuSerif-Bold DejaVuSerif-Italic DejaVuSerif-BoldItalic '
+    'STIXGeneral STIXGeneralBol STIXGeneralItalic STIXGeneralBolIta '
+    'cmr10 cmb10 cmti10 cmss10 cmtt10').split()
 
 @lru_cache(None)
 def _ink(c, font, em):
@@ -34,20 +33,21 @@ def _ink(c, font, em):
     ImageDraw.Draw(m).text((1-l, 1-t), c, 255, font=f)
     return m
 
-# %% ../nbs/11_glyphs.ipynb #89f4afec
+# %% ../nbs/11_glyphs.ipynb #40d76641
 def _placed(m, size, u):
-    "The mask `m` turned, scaled and moved into a picture of `size` pixels by four numbers `u`; its height, its angle"
+    "The mask `m` turned, scaled and moved into a picture of `size` pixels by four numbers `u`, and its angle"
     turn = pi/9*(2*u[0]-1)                                      # up to 20° either way
     w, h, c, s = m.width-2, m.height-2, cos(turn), sin(turn)
     W, H = w*c + h*abs(s), h*c + w*abs(s)                       # of the turned ink
     k = min(.75+.45*u[1], (size-2)/W, (size-2)/H)               # scale; a wide W must still fit
-    cx, cy = size/2 + (u[2]-.5)*(size-2-k*W), size/2 + (u[3]-.5)*(size-2-k*H)
+    cx = size/2 + (u[2]-.5)*(size-2-k*W)
+    cy = size/2 + (u[3]-.5)*(size-2-k*H)
     c, s = c/k, s/k                                             # from the picture back into the mask
     back = c, s, m.width/2-c*cx-s*cy, -s, c, m.height/2+s*cx-c*cy
     m = m.transform((size, size), Image.Transform.AFFINE, back, Image.Resampling.BILINEAR)
-    return np.asarray(m)/255, k*H/size, turn
+    return np.asarray(m)/255, turn
 
-# %% ../nbs/11_glyphs.ipynb #e78d73fc
+# %% ../nbs/11_glyphs.ipynb #92b45a77
 def _lit(c, y):
     "Colour `c` mixed with black or with white until its brightness is `y`"
     b = c @ (.299, .587, .114)
@@ -60,18 +60,20 @@ def _waves(size, u):
     return .5 + .5*(np.outer(np.cos(b), np.sin(a)) + np.outer(np.sin(b), np.cos(a)))    # sin(a+b)
 
 def _glyph(seed, i, size):
-    "Image `i` (3, size, size), its class and what else is known of it; all by 21 uniform numbers of its own"
+    "Image `i` (3, size, size), class, brightness of ink less ground, mask, angle; all by 21 numbers of its own"
     u = np.random.Generator(np.random.PCG64([seed, i, size])).random(21)
     y = int(62*u[0])
-    mask, height, turn = _placed(_ink(glyph_names[y], glyph_fonts[int(len(glyph_fonts)*u[1])], size), size, u[2:6])
+    ink = _ink(glyph_names[y], glyph_fonts[int(len(glyph_fonts)*u[1])], size)
+    mask, turn = _placed(ink, size, u[2:6])
     gap = .35 + .55*u[6]
     lo, dark = (1-gap)*u[7], u[8] < .5                          # brightness lo and lo + gap
-    ink, p, q = (_lit(u[j:j+3], lo + gap*up)[:,None,None] for j,up in ((9, not dark), (12, dark), (15, dark)))
+    lit = [lo + gap*up for up in (not dark, dark, dark)]
+    ink, p, q = (_lit(u[j:j+3], o)[:,None,None] for j,o in zip((9, 12, 15), lit))
     ground = p + (q-p)*_waves(size, u[18:])
     x = (255*(ground + (ink-ground)*mask) + .5).astype(np.uint8)
-    return x, y, (-gap if dark else gap, height, turn)
+    return x, y, -gap if dark else gap, mask, turn
 
-# %% ../nbs/11_glyphs.ipynb #46a2a773
+# %% ../nbs/11_glyphs.ipynb #953649b6
 def draw_glyphs(
     n:int,          # images
     size:int=64,    # pixels, at least 8
@@ -85,12 +87,17 @@ def draw_glyphs(
     for name,v,lo in (('n', n, 0), ('size', size, 8), ('seed', seed, 0), ('start', start, 0)):
         if not isinstance(v, (int, np.integer)) or v < lo:
             raise ValueError(f"{name} must be an integer of at least {lo}, got {v!r}")
-    x, y, how = np.empty((n, 3, size, size), np.uint8), np.empty(n, np.int64), np.empty((n, 3), np.float32)
-    for i in range(n): x[i], y[i], how[i] = _glyph(seed, start+i, size)
+    x, y = np.empty((n, 3, size, size), np.uint8), np.empty(n, np.int64)
+    how = np.empty((n, 3), np.float32)
+    for i in range(n):
+        x[i], y[i], gap, mask, turn = _glyph(seed, start+i, size)
+        if told:
+            rows = np.flatnonzero(mask.max(1) > mask.max()/2)
+            how[i] = gap, (np.ptp(rows)+1)/size, turn
     return tuple(map(torch.from_numpy, (x, y, how)[:2+told]))
 
-# %% ../nbs/11_glyphs.ipynb #e0d35af5
-def _drawn(size, seed, piece): return [t.numpy() for t in draw_glyphs(piece[2]-piece[1], size, seed, piece[1])]
+# %% ../nbs/11_glyphs.ipynb #a7ec0bb5
+def _drawn(size, seed, which): return [t.numpy() for t in draw_glyphs(len(which), size, seed, which[0])]
 
 def glyphs_dls(
     size:int=64,   # pixels, at least 8
@@ -101,14 +108,14 @@ def glyphs_dls(
 )->DataLoaders:    # 3×size×size, 62 classes
     """Characters, drawn once into a cache in `cache_dir()`.
     Raises ValueError for a bad number."""
-    if not isinstance(n, (int, np.integer)) or n < 10: raise ValueError(f"n must be an integer of at least 10, got {n!r}")
-    if not 1 <= bs <= n: raise ValueError(f"bs must lie in 1…{n}, the number of training images, got {bs}")
-    fonts = fingerprint(*draw_glyphs(200, size, seed))          # another version of a font draws them differently
-    ends = [*range(0, n, 1000), n, *range(n+1000, n+n//10, 1000), n+n//10]
-    pieces = [('train' if b <= n else 'valid', a, b, fonts) for a,b in pairwise(ends)]
-    folder = cache_dir()/f'glyphs{size}-{n}-{seed}'
-    build_cache(folder, pieces, partial(_drawn, size, seed), size, glyph_names, 1 if n < 5000 else None)
-    return cache_dls(folder, bs, False, seed, device)
+    if not isinstance(n, (int, np.integer)) or n < 10:
+        raise ValueError(f"n must be an integer of at least 10, got {n!r}")
+    if not 1 <= bs <= n: raise ValueError(f"bs must lie in 1…{n}, the training images, got {bs}")
+    folder, many = cache_dir()/f'glyphs{size}-{n}-{seed}', None if n > 5000 else 1
+    parts, draw = dict(train=range(n), valid=range(n, n+n//10)), partial(_drawn, size, seed)
+    fonts = fingerprint(*draw_glyphs(200, size, seed))   # another version draws other shapes
+    build_cache(folder, parts, draw, size, glyph_names, fonts, n_workers=many)
+    return cache_dls(folder, bs, seed=seed, device=device)
 
 for s, net in ((16, 'unet_small'), (32, 'unet_small'), (64, 'unet_64')):
     rungs[f'glyphs{s}'] = Rung(partial(glyphs_dls, s), net, f'glyphs{s}')

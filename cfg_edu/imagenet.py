@@ -5,105 +5,90 @@
 # %% auto #0
 __all__ = ['imagenet_classes', 'imagenet64_dls']
 
-# %% ../nbs/31_imagenet.ipynb #cea80334
+# %% ../nbs/31_imagenet.ipynb #d1444f2d
 import csv, numpy as np, pickle
-from functools import lru_cache, partial
+from functools import partial
 from importlib.resources import files
 from fastcore.foundation import L
 from .data import DataLoaders, Rung, rungs
 from .pictures import images_dls, readers
 
-# %% ../nbs/31_imagenet.ipynb #c5c9b1e0
-@lru_cache(None)
-def _imagenet_table():
-    with files('cfg_edu').joinpath('imagenet_classes.csv').open(encoding='utf-8') as f:
-        return [(o['wnid'], int(o['archive_label']), o['name']) for o in csv.DictReader(f)]
-
+# %% ../nbs/31_imagenet.ipynb #3ce3bf61
 def imagenet_classes(
     order:str='wnid', # 'wnid': sorted, as everywhere here; 'archive': place k has the archive's label k + 1
 )->tuple: # 1,000 WordNet ids, 1,000 names, no two the same
     """The classes of ImageNet.
     Raises ValueError for another `order`."""
-    if order not in ('wnid', 'archive'): raise ValueError(f"order must be wnid or archive, got {order!r}")
-    rows = sorted(_imagenet_table(), key=lambda o: o[order == 'archive'])
-    return [o[0] for o in rows], [o[2] for o in rows]
+    keys = dict(wnid=lambda o: o['wnid'], archive=lambda o: int(o['archive_label']))
+    if order not in keys: raise ValueError(f"order must be wnid or archive, got {order!r}")
+    with files('cfg_edu').joinpath('imagenet_classes.csv').open(encoding='utf-8') as f:
+        rows = sorted(csv.DictReader(f), key=keys[order])
+    return [o['wnid'] for o in rows], [o['name'] for o in rows]
 
-# %% ../nbs/31_imagenet.ipynb #db104b88
+# %% ../nbs/31_imagenet.ipynb #e1f9dca9
 class _Said:
-    "Stands in for all that an honest pickle of arrays names: keeps what is said of it, and does nothing"
+    "Stands in for whatever an honest pickle of arrays names: keeps what is said of it, and does nothing"
     def __init__(self, *args): self.args = args
     def __setstate__(self, state): self.state = state
 
 class _Plain(pickle.Unpickler):
-    "Reads numbers, texts, containers, and arrays as `_Said`; any other name that the file asks for is refused"
-    names = {'numpy.core.multiarray._reconstruct', 'numpy.core.numeric._frombuffer', 'numpy.ndarray', 'numpy.dtype',
-             '_codecs.encode'}
+    "Reads numbers, texts and containers; numpy's names stand for `_Said`, any other is refused"
     def find_class(self, module, name):
-        asked = f"{module.replace('numpy._core', 'numpy.core')}.{name}"
-        if asked not in self.names: raise pickle.UnpicklingError(f"it asks for {asked}, which is refused")
-        return _Said
+        known = name in ('_reconstruct', '_frombuffer', 'ndarray', 'dtype', 'encode')
+        if known and module.split('.')[0] in ('numpy', '_codecs'): return _Said
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is refused")
 
 def _numbers(o):
     "The array that `o` tells of; `np.frombuffer` makes plain numbers alone"
     if not isinstance(o, _Said): return np.asarray(o)
     if hasattr(o, 'state'): _, shape, kind, fortran, raw = o.state
-    else: raw, kind, shape, fortran = *o.args[:3], o.args[3] == 'F'           # protocol 5
-    if isinstance(raw, _Said): raw = raw.args[0]                              # bytes as text, before protocol 3
-    if isinstance(raw, str): raw = raw.encode('latin1')
+    else: raw, kind, shape, fortran = *o.args[:3], o.args[3] == 'F'       # protocol 5
+    if isinstance(raw, _Said): raw = raw.args[0]                          # before protocol 3: a text
+    raw = raw.encode('latin1') if isinstance(raw, str) else raw
     dtype = np.dtype(kind.args[0]).newbyteorder(kind.state[1])
     return np.frombuffer(raw, dtype).reshape(shape, order='F' if fortran else 'C')
 
-# %% ../nbs/31_imagenet.ipynb #f74c59f6
-def _batch(path, size, piece):
+# %% ../nbs/31_imagenet.ipynb #2ee07bcf
+def _batch(path, size, items):
     "The images and the classes in one of the archive's files"
-    file = path/piece[1]
+    file, (ids, _), (theirs, _) = path/items[0][0], *map(imagenet_classes, ('wnid', 'archive'))
     try:
         with open(file, 'rb') as f: d = _Plain(f, encoding='latin1').load()
         x, y = _numbers(d['data']), _numbers(d['labels'])
+        fits = x.dtype == np.uint8 and x.shape == (len(y), 3*size*size)
+        if not fits or y.min() < 1 or y.max() > 1000:
+            raise ValueError(f"got {x.dtype} {x.shape}, and {y.min()} to {y.max()}")
+        return x.reshape(-1, 3, size, size), np.array([ids.index(i) for i in theirs])[y-1]
     except Exception as e:
-        raise ValueError(f"{file} cannot be read ({type(e).__name__}: {e}): "
-            "a dictionary of plain numbers, with data and labels, is all that it may be") from None
-    if x.dtype != np.uint8 or x.shape[1:] != (3*size*size,):
-        raise ValueError(f"{file}: data must be uint8, {3*size*size:,} bytes for an image of {size}×{size} pixels, "
-            f"got {x.dtype} of shape {x.shape}")
-    if y.dtype.kind not in 'iu' or y.shape != x.shape[:1] or not len(y) or y.min() < 1 or y.max() > 1000:
-        raise ValueError(f"{file}: labels must be integers in 1…1000, one for each of {len(x):,} images, got "
-            f"{y.dtype} of shape {y.shape}" + (f" from {y.min()} to {y.max()}" if y.size else ''))
-    ids, (theirs, _) = imagenet_classes()[0], imagenet_classes('archive')
-    return x.reshape(-1, 3, size, size), np.array([ids.index(i) for i in theirs])[y-1]
+        raise ValueError(f"{file} must hold plain numbers alone, data uint8 (n, {3*size*size}) and labels "
+            f"1…1000 (n,), whole ({type(e).__name__}: {e})") from None
 
 def _archive(path, size):
-    "Pieces, maker and names for the downsampled archive in the folder `path`; None where it is something else"
+    "What `build_cache` needs for the downsampled archive in the folder `path`; else None"
     files = [path/f'train_data_batch_{i}' for i in range(1, 11)] + [path/'val_data']
-    if not any(f.exists() for f in files): return None
-    if gone := [f.name for f in files if not f.exists()]:
-        raise FileNotFoundError(f"{path} lacks {', '.join(gone)}: "
-            "the archive is train_data_batch_1 to train_data_batch_10 and val_data, unpacked")
-    for file in files:
-        with open(file, 'rb') as f:
-            if not file.stat().st_size or (f.seek(-1, 2), f.read())[1] != b'.':
-                raise ValueError(f"{file} is cut short: its last byte is not a pickle's end")
-    dated = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    pieces = [('valid' if o[0] == 'val_data' else 'train', *o) for o in dated]
-    return pieces, partial(_batch, path, size), imagenet_classes()[1], 1
+    gone = [f.name for f in files if not f.exists()]
+    if len(gone) == 11: return None
+    if gone: raise FileNotFoundError(f"{path} lacks {', '.join(gone)} of the archive, unpacked")
+    *train, held = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    parts, names = dict(train=train, valid=[held]), imagenet_classes()[1]
+    return dict(parts=parts, make=partial(_batch, path, size), vocab=names, each=1, n_workers=1)
 
 readers['archive'] = _archive
 
-# %% ../nbs/31_imagenet.ipynb #76122bde
+# %% ../nbs/31_imagenet.ipynb #49e4ee8b
 def imagenet64_dls(
-    path=None,       # the archive's folder, or what else `prepare` takes
-    bs:int=128,      # images in a batch
-    flip:bool=True,  # mirror training images at random?
-    seed:int=0,      # of the order
-    device=None,     # where the batches go; None is fastai's default
-    cache=None,      # folder of the cache; None is one in `cache_dir()`
-)->DataLoaders:      # 3×64×64; 1,000 classes in the order of their WordNet ids, or those of `path`
+    path=None,      # the archive's folder, or what else `prepare` takes
+    bs:int=128,     # images in a batch
+    flip:bool=True, # mirror training images at random?
+    **kwargs,       # `seed`, `device` and `cache`, as in `images_dls`
+)->DataLoaders:     # 3×64×64; 1,000 classes in the order of their WordNet ids, or those of `path`
     """ImageNet 64, prepared on first use.
     Raises ValueError without `path`, and as `prepare` does."""
-    dls, (ids, names) = images_dls(path, 64, bs, flip, seed, device, cache), imagenet_classes()
+    dls, (ids, names) = images_dls(path, 64, bs, flip=flip, **kwargs), imagenet_classes()
+    if dls.c == 1000 and dls.vocab[0] == '0': ids = dls.vocab            # numbers, of an .npz
     known = dict(zip(ids, names))
-    if dls.c == 1000 and dls.vocab[0] == '0': known = dict(zip(dls.vocab, names))   # of an .npz
-    for dl in dls.loaders: dl.dataset.vocab = L(known.get(o, o) for o in dls.vocab)
+    vocab = L(known.get(o, o) for o in dls.vocab)
+    for dl in dls.loaders: dl.dataset.vocab = vocab
     return dls
 
 rungs['imagenet64'] = Rung(imagenet64_dls, 'adm64', 'inception')

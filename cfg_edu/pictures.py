@@ -5,23 +5,23 @@
 # %% auto #0
 __all__ = ['readers', 'area', 'prepare', 'images_dls']
 
-# %% ../nbs/30_pictures.ipynb #44d407fb
+# %% ../nbs/30_pictures.ipynb #81419bc8
 import numpy as np, os
 from functools import lru_cache, partial
 from pathlib import Path
-from zipfile import ZipFile, is_zipfile
-from numpy.lib.format import open_memmap
+from zipfile import ZipFile
 from PIL import Image
 from .files import cache_dir, fingerprint
 from .data import DataLoaders, Rung, rungs
 from .cache import build_cache, cache_dls, open_cache
 
-# %% ../nbs/30_pictures.ipynb #129d464f
+# %% ../nbs/30_pictures.ipynb #07c23b25
 @lru_cache(64)
 def _overlap(n, size):
     "A (size, n): which part of new pixel i old pixel j fills"
     a, j = np.arange(size+1)*n/size, np.arange(n)
-    return ((np.minimum(a[1:,None], j+1) - np.maximum(a[:-1,None], j)).clip(0)*size/n).astype(np.float32)
+    part = np.minimum(a[1:,None], j+1) - np.maximum(a[:-1,None], j)
+    return (part.clip(0)*size/n).astype(np.float32)
 
 def area(
     img,      # (h, w) or (h, w, c), any numbers
@@ -32,88 +32,84 @@ def area(
     x = np.asarray(img)
     h, w = x.shape[:2]
     s = min(h, w)
-    if not 1 <= size <= s: raise ValueError(f"size must lie in 1…{s}, the shorter side of a picture of {w}×{h} pixels, got {size}")
-    x, a = x[(h-s)//2:(h-s)//2+s, (w-s)//2:(w-s)//2+s].astype(np.float32), _overlap(s, size)
+    if not 1 <= size <= s:
+        raise ValueError(f"size must lie in 1…{s}, the shorter side of {w}×{h} pixels, got {size}")
+    x = x[(h-s)//2:(h-s)//2+s, (w-s)//2:(w-s)//2+s].astype(np.float32)
+    a = _overlap(s, size)
     return np.tensordot(a, np.tensordot(a, x, (1, 0)), (1, 1)).swapaxes(0, 1)
 
-# %% ../nbs/30_pictures.ipynb #5e1a1f34
+# %% ../nbs/30_pictures.ipynb #ded7d9ae
 def _small(file, size):
     "The picture in `file` (3, size, size) uint8; one that is too small is enlarged first"
     try:
-        with Image.open(file) as img: img = img.convert('RGB')
+        img = Image.open(file).convert('RGB')
         if (s := min(img.size)) < size: img = img.resize([round(n*size/s) for n in img.size], Image.Resampling.BICUBIC)
         return np.rint(area(img, size)).astype(np.uint8).transpose(2, 0, 1)
     except Exception as e: raise ValueError(f"{file} cannot be read as a picture: {e}") from None
 
-def _photographs(root, size, piece):
-    "The images and the classes of a piece"
-    return np.stack([_small(root/o[0], size) for o in piece[1]]), np.array([o[1] for o in piece[1]])
-
-def _cut(**parts):
-    "Pieces of at most a thousand entries"
-    return [(part, o[i:i+1000]) for part,o in parts.items() for i in range(0, len(o), 1000)]
+def _photographs(root, size, items):
+    return np.stack([_small(root/o[0], size) for o in items]), np.array([o[1] for o in items])
 
 _suffixes = '.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp'
 
 def _scan(root, part, vocab=None):
-    "The names of the class folders in `root/part`; name, class, size and date of each picture in them"
+    "The names of the class folders in `root/part`; name, class, size and date of each picture there"
     from torchvision.datasets.folder import make_dataset
     d = root/part
     here = sorted(o.name for o in d.iterdir() if o.is_dir() and not o.name.startswith('.'))
     if not here: raise ValueError(f"{d} holds no class folders, and nothing else that can be read")
     vocab = vocab or here
-    if new := set(here) - set(vocab): raise ValueError(f"{d} has the class {min(new)}, which {root/'train'} lacks")
+    if new := set(here) - set(vocab): raise ValueError(f"{d} has the class {min(new)}, {root/'train'} does not")
     def fits(f): return f.lower().endswith(_suffixes) and f'{os.sep}.' not in f[len(str(root)):]
     try: found = make_dataset(d, {c: vocab.index(c) for c in here}, is_valid_file=fits)
     except FileNotFoundError as e: raise ValueError(f"{d}: {e}Pictures end in {', '.join(_suffixes)}") from None
-    dated = ((f, k, os.stat(f)) for f,k in found)
-    return vocab, [(f[len(str(root))+1:], k, s.st_size, s.st_mtime_ns) for f,k,s in dated]
+    dated = ((f[len(str(root))+1:], k, os.stat(f)) for f,k in found)
+    return vocab, [(f, k, s.st_size, s.st_mtime_ns) for f,k,s in dated]
 
 def _folders(path, size):
-    "Pieces, maker and names for pictures in a folder for each class, or such folders in `train` and in `val`"
+    "What `build_cache` needs for a folder for each class, or such folders in `train` and in `val`"
     if (path/'train').is_dir() and (path/'val').is_dir():
         vocab, train = _scan(path, 'train')
         held = _scan(path, 'val', vocab)[1]
     else:
         vocab, found = _scan(path, '.')
-        if len(found) < 2: raise ValueError(f"{path} must hold at least two pictures")
-        lot = {o: int(fingerprint(o[0]), 16) for o in found}   # by the name: one picture more moves no other
-        held = [o for o in found if lot[o]%20 == 0] or [min(lot, key=lot.get)]
-        train = [o for o in found if o not in set(held)]
-    return _cut(train=train, valid=held), partial(_photographs, path, size), vocab
+        lot = {o: int(fingerprint(o[0]), 16) for o in found}    # by the name: one picture more moves no other
+        out = {o for o in found if lot[o]%20 == 0} or {min(lot, key=lot.get)}
+        train, held = ([o for o in found if (o in out) == k] for k in (False, True))
+        if not train: raise ValueError(f"{path} must hold at least two pictures")
+    parts = dict(train=train, valid=held)
+    return dict(parts=parts, make=partial(_photographs, path, size), vocab=vocab)
 
-# %% ../nbs/30_pictures.ipynb #ab44c08c
+# %% ../nbs/30_pictures.ipynb #12b960b8
 def _npz(path):
     "`arr_0` and `arr_1` of an .npz, whole in memory"
-    size = sum(o.file_size for o in ZipFile(path).infolist()) if is_zipfile(path) else 0
-    if size > 2**30 + 100*path.stat().st_size: raise ValueError(f"{path} would unpack to {size:,} bytes: it is refused")
-    try:
-        with np.load(path) as z: return z['arr_0'], z['arr_1']
-    except MemoryError: raise ValueError(f"{path} does not fit into memory: unzip it into a folder, and give the folder") from None
-    except Exception as e: raise ValueError(f"{path} is no .npz of images arr_0 and classes arr_1, or is damaged ({e})") from None
-
-def _rows(x, y, piece): return x[piece[1]].transpose(0, 3, 1, 2), y[piece[1]]
+    size = sum(o.file_size for o in ZipFile(path).infolist())
+    if size > 2**30 + 100*path.stat().st_size: raise ValueError(f"it would unpack to {size:,} bytes")
+    with np.load(path) as z: return z['arr_0'], z['arr_1']
 
 def _arrays(path, size):
-    "The same for images `arr_0` and classes `arr_1` in an .npz, or mapped in a folder; None where `path` is neither"
-    files = [path] if path.is_file() else [path/f'arr_{k}.npy' for k in (0, 1)]
+    "What `build_cache` needs for images arr_0 and classes arr_1, in an .npz or unpacked; else None"
+    files = [path] if path.is_file() else [path/'arr_0.npy', path/'arr_1.npy']
     if not files[0].exists(): return None
-    x, y = _npz(path) if path.is_file() else (open_memmap(f, 'r') for f in files)
-    if x.dtype != np.uint8 or x.shape[1:] != (size, size, 3) or len(x) < 2:
-        raise ValueError(f"{path}: arr_0 must be uint8 images (n, {size}, {size}, 3), at least two, got {x.dtype} {x.shape}")
-    if y.shape != x.shape[:1] or y.dtype.kind not in 'iu' or y.min() < 0:
-        raise ValueError(f"{path}: arr_1 must hold a class 0, 1, … for each of the {len(x):,} images of arr_0, got {y.dtype} {y.shape}")
+    try:
+        x, y = _npz(path) if path.is_file() else (np.load(f, mmap_mode='r') for f in files)
+        if x.dtype != np.uint8 or x.shape != (len(y), size, size, 3) or len(y) < 2 or y.min() < 0:
+            raise ValueError(f"got {x.dtype} {x.shape} and {y.dtype} {y.shape} from {y.min()} on")
+    except Exception as e:
+        raise ValueError(f"{path} must hold uint8 images arr_0 (n, {size}, {size}, 3), at least two, and "
+            f"classes arr_1 (n,) from 0 on; unzip it where memory is short ({type(e).__name__}: {e})") from None
     mixed = np.random.Generator(np.random.PCG64(0)).permutation(len(x))
     held, train = (sorted(o.tolist()) for o in np.split(mixed, [max(1, len(x)//20)]))
+    parts, names = dict(train=train, valid=held), range(int(y.max())+1)
     dated = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    pieces = [(*p, dated) for p in _cut(train=train, valid=held)]
-    return pieces, partial(_rows, x, y.astype(np.int64)), range(int(y.max())+1), 1
+    def make(i): return x[i].transpose(0, 3, 1, 2), y[i]
+    return dict(parts=parts, make=make, vocab=names, source=dated, n_workers=1)
 
-# %% ../nbs/30_pictures.ipynb #1e761549
-readers:dict = dict(arrays=_arrays)   # `f(path, size)`: pieces, maker, names, or None for something else
+# %% ../nbs/30_pictures.ipynb #09af91ea
+readers:dict = dict(arrays=_arrays)   # `f(path, size)`: what `build_cache` needs, or None for another kind
 
 def prepare(
-    path,               # a folder of class folders (or of `train` and `val` with class folders), an .npz of images, or a finished cache
+    path,               # class folders (or `train` and `val` with such), an .npz of images, a finished cache
     cache=None,         # folder to make; None is one in `cache_dir()`, named after `path`
     size:int=64,        # pixels
     n_workers:int=None, # processes that read photographs; None is one for each core
@@ -122,35 +118,30 @@ def prepare(
     """Makes an image cache of `path`, or continues where it stopped.
     Raises ValueError or FileNotFoundError, with the file's name, for whatever cannot be used."""
     for name,v in dict(size=size, n_workers=1 if n_workers is None else n_workers).items():
-        if not isinstance(v, int) or v < 1: raise ValueError(f"{name} must be an integer of at least 1, got {v!r}")
+        if not isinstance(v, int) or v < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {v!r}")
     path = Path(path).expanduser()
     if not path.exists(): raise FileNotFoundError(f"{path} does not exist")
-    if (path/'meta.json').exists() or (path/'.lock').exists():
-        open_cache(path)
-        return path
-    found = (read(path, size) for read in readers.values())
-    pieces, make, vocab, *n = next(filter(None, found), None) or _folders(path, size)
-    folder = cache_dir()/f'{path.absolute().name}-{size}-{fingerprint(str(path.absolute()))[:6]}'
-    folder = Path(cache).expanduser() if cache else folder
-    return build_cache(folder, pieces, make, size, vocab, *n or [n_workers], progress)
+    if (path/'meta.json').exists() or (path/'.lock').exists(): return open_cache(path) and path
+    found = next(filter(None, (read(path, size) for read in readers.values())), None)
+    todo = dict(n_workers=n_workers) | (found or _folders(path, size))
+    own = f'{path.absolute().name}-{size}-{fingerprint(str(path.absolute()))[:6]}'
+    folder = Path(cache).expanduser() if cache else cache_dir()/own
+    return build_cache(folder, size=size, progress=progress, **todo)
 
 def images_dls(
-    path=None,       # your pictures in a folder for each class, or what else `prepare` takes
-    size:int=None,   # pixels; None is a finished cache's own size, else 64
-    bs:int=128,      # images in a batch
-    flip:bool=False, # mirror training images at random? Not where left and right tell classes apart
-    seed:int=0,      # of the order
-    device=None,     # where the batches go; None is fastai's default
-    cache=None,      # folder of the cache; None is one in `cache_dir()`
-)->DataLoaders:      # 3×size×size; classes are the folders' names, sorted
+    path=None,    # your pictures in a folder for each class, or what else `prepare` takes
+    size=None,    # pixels; None is a finished cache's own size, else 64
+    bs:int=128,   # images in a batch
+    cache=None,   # folder of the cache; None is one in `cache_dir()`
+    **kwargs,     # `flip`, `seed` and `device`, as in `data_dls`
+)->DataLoaders:   # 3×size×size; classes are the folders' names, sorted
     """Your own pictures, prepared on first use.
     Raises ValueError without `path`, or where a cache has another `size`, and as `prepare` does."""
-    if path is None:
-        raise ValueError("path is needed: a folder of class folders, the folder of the downsampled ImageNet archive, "
-            "an .npz, or a cache made of one of them by cfg_prepare")
+    if path is None: raise ValueError("path is needed: class folders, an archive, an .npz or a finished cache")
     folder = prepare(path, cache, 64 if size is None else size)
-    if size not in (None, s := open_cache(folder)[2]['size']):
-        raise ValueError(f"{folder} holds images of {s} pixels, not {size}")
-    return cache_dls(folder, bs, flip, seed, device)
+    there = open_cache(folder)[2]['size']
+    if size not in (None, there): raise ValueError(f"{folder} holds images of {there} pixels, not {size}")
+    return cache_dls(folder, bs, **kwargs)
 
 rungs['images'] = Rung(images_dls, 'unet_small', 'inception')

@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-# %% ../nbs/plots.ipynb #ed0efa12
-palette = ['#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00', '#F0E442', '#000000', '#332288', '#7F3C00']
+# %% ../nbs/plots.ipynb #9ca490ae
+palette = ('#0072B2 #E69F00 #009E73 #CC79A7 #56B4E9 '
+           '#D55E00 #F0E442 #000000 #332288 #7F3C00').split()
 
 def class_colors(
     y, # (n,) class indices, any integers ≥ 0
@@ -26,23 +27,28 @@ def class_colors(
     "The colour of each label."
     return [palette[int(i)%len(palette)] for i in y]
 
-# %% ../nbs/plots.ipynb #a23ba0b5
-def _axes(ax, w=3.2, h=3.2, **kwargs):
-    "`ax`, or new axes in a figure of `w` by `h` inches; by default those of the plane"
-    if ax is None: plt.subplots(figsize=(w, h), layout='constrained')[1].set(**kwargs or dict(xlabel='$x_1$', ylabel='$x_2$'))
-    return ax if ax is not None else plt.gca()
+# %% ../nbs/plots.ipynb #aac03e7c
+#| code-fold: true
+def _axes(ax, size=(3.2, 3.2), **kwargs):
+    "`ax`, or new axes in a figure of `size` inches; by default those of the plane"
+    if ax is not None: return ax
+    _, ax = plt.subplots(figsize=size, layout='constrained')
+    ax.set(**kwargs or dict(xlabel='$x_1$', ylabel='$x_2$'))
+    return ax
 
-def _plane(x, name, ndim=2):
-    "`x` on the CPU without its graph, if its points lie in the plane"
-    if x.ndim != ndim or x.shape[-1] != 2: raise ValueError(f"{name} must have shape ({'n' if ndim==2 else 't, n'}, 2), got {tuple(x.shape)}")
+def _plane(name, x, dims='n'):
+    "`x` on the CPU without its graph, if its shape is (`dims`, 2)"
+    if x.ndim != dims.count(',') + 2 or x.shape[-1] != 2:
+        raise ValueError(f"{name} must have shape ({dims}, 2), got {(*x.shape,)}")
     return x.detach().cpu().float()
 
-def _labels(y, n, name='y'):
+def _labels(name, y, n):
     "One label for each of `n` points"
-    if y is not None and len(y) != n: raise ValueError(f"{name} must have one entry for each of the {n}, got {len(y)}")
+    if y is not None and len(y) != n:
+        raise ValueError(f"{name} must have one entry for each of the {n}, got {len(y)}")
     return y
 
-# %% ../nbs/plots.ipynb #b86de5da
+# %% ../nbs/plots.ipynb #f25fb017
 def show_points(
     x:Tensor,       # (n, 2) points
     y=None,         # (n,) class of each; None draws all in one colour
@@ -52,68 +58,80 @@ def show_points(
     vocab=None,     # a name for each class, for a legend
     **kwargs,       # passed to `Axes.scatter`
 ): # the axes
-    "Points of the plane, coloured by class. Raises ValueError unless `x` is (n, 2) and `y` has n entries."
-    x = _plane(x, 'x')
-    y, ax = _labels(y, len(x)), _axes(ax)
+    """Points of the plane, coloured by class.
+    Raises ValueError unless `x` is (n, 2) and `y` has n entries."""
+    x = _plane('x', x)
+    y, ax = _labels('y', y, len(x)), _axes(ax)
     kwargs.setdefault('c', [palette[0]] if y is None else class_colors(y))
     ax.scatter(*x.T, s=s, alpha=alpha, linewidths=0, **kwargs)
-    for c,name in enumerate(vocab or []): ax.scatter([], [], color=class_colors([c]), s=20, label=name)
-    if vocab: ax.legend(fontsize=8, loc='upper left', bbox_to_anchor=(1, 1), frameon=False)
+    for c, name in enumerate(vocab or []):
+        ax.scatter([], [], color=class_colors([c]), s=20, label=name)
+    beside = dict(loc='upper left', bbox_to_anchor=(1, 1), frameon=False)
+    if vocab: ax.legend(fontsize=8, **beside)
     ax.set_aspect('equal')
     return ax
 
-# %% ../nbs/plots.ipynb #d9449560
-def _mesh(extent, n):
-    "(n², 2) points of a grid over `extent`, row by row from the bottom, and the extent as four numbers"
+# %% ../nbs/plots.ipynb #7ce52cfa
+#| code-fold: true
+def _on_grid(f, extent, n, *out):
+    "(n², 2) points row by row from the bottom, `f` there, and the extent as four numbers"
     e = (-extent, extent, -extent, extent) if isinstance(extent, (int, float)) else tuple(extent)
-    if len(e) != 4 or e[0] >= e[1] or e[2] >= e[3]: raise ValueError(f"extent must be r > 0 or (left, right, bottom, top), got {extent}")
-    b, a = torch.meshgrid(torch.linspace(*e[2:], n), torch.linspace(*e[:2], n), indexing='ij')
-    return torch.stack([a, b], -1).reshape(-1, 2), e
+    if len(e) != 4 or e[0] >= e[1] or e[2] >= e[3]:
+        raise ValueError(f"extent must be r > 0 or (left, right, bottom, top), got {extent}")
+    rows = torch.linspace(*e[2:], n), torch.linspace(*e[:2], n)
+    x = torch.stack(torch.meshgrid(*rows, indexing='ij')[::-1], -1).reshape(-1, 2)
+    v, what = f(x).detach().cpu().float(), 'an arrow' if out else 'one value'
+    if v.shape != (n*n, *out):
+        raise ValueError(f"f must return {what} for each point, shape {(n*n, *out)}, "
+                         f"got {(*v.shape,)}")
+    return x, v, e
 
-# %% ../nbs/plots.ipynb #5d238359
+# %% ../nbs/plots.ipynb #04e5ec15
 def show_density(
-    f,               # function of (m, 2) points that returns (m,) values, log p or p
+    f,               # function of (m, 2) points that returns (m,) values of log p
     ax=None,         # axes to draw on; None makes a small figure
-    extent=2.,       # half the side of a square around 0, or (left, right, bottom, top)
-    n:int=128,       # points along a side
-    log:bool=True,   # does `f` return log p?
-    color=None,      # None shades the plane; a colour or a class index draws contour lines
-    levels=(.05, .2, .5, .8), # heights of the lines, as parts of the highest value on the grid
+    extent=2.,       # half a square's side, or (left, right, bottom, top)
+    n=128,           # points along a side
+    log=True,        # False: `f` returns p itself
+    color=None,      # None shades the plane; a colour or a class draws contours
+    levels=(.05, .2, .5, .8), # heights of the lines, as parts of the highest value
     cmap='Greys',    # colours of the shading
 ): # the axes
-    "A function on the plane. Raises ValueError unless it gives one value for each point."
-    x, e = _mesh(extent, n)
-    p = f(x).detach().cpu().float()
-    if p.shape != (n*n,): raise ValueError(f"f must return one value for each point, shape ({n*n},), got {tuple(p.shape)}")
-    if log: p = (p-p.max()).exp()
-    p, ax = p.reshape(n, n), _axes(ax)
-    if color is None: ax.imshow(p, extent=e, origin='lower', cmap=cmap, vmin=min(0, p.min().item()), vmax=1.4*p.max().item(), interpolation='bilinear')
+    """A function on the plane.
+    Raises ValueError unless it gives one value for each point."""
+    x, p, e = _on_grid(f, extent, n)
+    if log: p = (p - p.max()).exp()
+    p, ax, top = p.reshape(n, n), _axes(ax), p.max().item()
+    if color is None:
+        shade = dict(cmap=cmap, vmin=min(0, p.min().item()), vmax=1.4*top)
+        ax.imshow(p, extent=e, origin='lower', interpolation='bilinear', **shade)
     else:
-        c = class_colors([color])[0] if isinstance(color, int) else color
-        ax.contour(x[:n,0], x[::n,1], p, levels=[l*p.max().item() for l in levels], colors=[c], linewidths=1)
+        line = dict(levels=[l*top for l in levels], linewidths=1)
+        if isinstance(color, int): color = class_colors([color])[0]
+        ax.contour(x[:n,0], x[::n,1], p, colors=[color], **line)
     ax.set(xlim=e[:2], ylim=e[2:], aspect='equal')
     return ax
 
-# %% ../nbs/plots.ipynb #b06eec31
+# %% ../nbs/plots.ipynb #4b7ba3e8
 def show_field(
     f,             # function of (m, 2) points that returns (m, 2) arrows
     ax=None,       # axes to draw on; None makes a small figure
-    extent=2.,     # half the side of a square around 0, or (left, right, bottom, top)
+    extent=2.,     # half a square's side, or (left, right, bottom, top)
     n:int=15,      # arrows along a side
     color='k',     # one colour for all arrows
-    scale=None,    # length of an arrow of `f` that spans the width; None lets matplotlib choose
+    scale=None,    # length of an arrow that spans the width; None: automatic
     **kwargs,      # passed to `Axes.quiver`
 ): # the axes
-    "Arrows of a vector field. Raises ValueError unless it gives two numbers for each point."
-    x, e = _mesh(extent, n)
-    v = f(x).detach().cpu().float()
-    if v.shape != x.shape: raise ValueError(f"f must return an arrow for each point, shape {tuple(x.shape)}, got {tuple(v.shape)}")
+    """Arrows of a vector field.
+    Raises ValueError unless it gives two numbers for each point."""
+    x, v, e = _on_grid(f, extent, n, 2)
+    if scale is not None: kwargs.update(scale=scale, scale_units='width')
     ax = _axes(ax)
-    ax.quiver(*x.T, *v.T, color=color, scale=scale, scale_units=None if scale is None else 'width', **kwargs)
+    ax.quiver(*x.T, *v.T, color=color, **kwargs)
     ax.set(xlim=e[:2], ylim=e[2:], aspect='equal')
     return ax
 
-# %% ../nbs/plots.ipynb #6baae568
+# %% ../nbs/plots.ipynb #045537aa
 def show_paths(
     zs:Tensor,      # (t, n, 2) n points at t times, first to last
     y=None,         # (n,) class of each path; None draws all in one colour
@@ -121,71 +139,82 @@ def show_paths(
     alpha:float=.5, # opacity of the lines, 0 to 1
     lw:float=.8,    # width of the lines, points
 ): # the axes
-    "Trajectories: a line for each point, a ring where it starts and a dot where it ends. Raises ValueError unless `zs` is (t, n, 2)."
-    zs = _plane(zs, 'zs', 3)
-    y, ax = _labels(y, zs.shape[1]), _axes(ax)
-    c = [palette[0]]*zs.shape[1] if y is None else class_colors(y)
-    ax.add_collection(LineCollection(zs.transpose(0, 1).numpy(), colors=c, alpha=alpha, linewidths=lw))
+    """Trajectories: a ring where each starts, a dot where it ends.
+    Raises ValueError unless `zs` is (t, n, 2)."""
+    zs = _plane('zs', zs, 't, n')
+    y, n = _labels('y', y, zs.shape[1]), zs.shape[1]
+    c = [palette[0]]*n if y is None else class_colors(y)
+    lines, ax = zs.transpose(0, 1).numpy(), _axes(ax)
+    ax.add_collection(LineCollection(lines, colors=c, alpha=alpha, linewidths=lw))
     ax.scatter(*zs[0].T, s=14, facecolors='none', edgecolors=c, linewidths=.6)
     ax.scatter(*zs[-1].T, s=16, c=c, linewidths=0, zorder=3)
     ax.set_aspect('equal')
     return ax
 
-# %% ../nbs/plots.ipynb #be6dc18d
+# %% ../nbs/plots.ipynb #33b7987a
 def show_grid(
-    x:Tensor,         # (n, c, h, w) images in [−1, 1], one or three channels; values outside are clipped
+    x:Tensor,         # (n, 1 or 3, h, w) images in [−1, 1]; the rest is clipped
     ncols:int=None,   # images in a row; None makes the grid about square
     ax=None,          # axes to draw on; None makes a figure that fits
     labels=None,      # n short texts, one above each image
     title:str=None,   # one line above the grid
     tile:float=.5,    # width of an image, inches, in a new figure
 ): # the axes
-    "A grid of images, row by row; pixels that are not finite are magenta. Raises ValueError unless `x` holds float images."
-    if x.ndim != 4 or x.shape[1] not in (1, 3): raise ValueError(f"x must have shape (n, 1, h, w) or (n, 3, h, w), got {tuple(x.shape)}")
-    if not x.is_floating_point(): raise ValueError(f"x must be float in [-1, 1], got {x.dtype}")
+    """A grid of images, row by row; pixels that are not finite are magenta.
+    Raises ValueError unless `x` holds float images."""
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise ValueError("x must have shape (n, 1, h, w) or (n, 3, h, w), "
+                         f"got {(*x.shape,)}")
+    if not x.is_floating_point():
+        raise ValueError(f"x must be float in [-1, 1], got {x.dtype}")
     if not len(x): raise ValueError("x must hold at least one image, got none")
     n, _, h, w = x.shape
-    _labels(labels, n, 'labels')
-    ncols = ncols or ceil(n**.5)
-    nrows, pad, top = ceil(n/ncols), max(1, w//16), 0 if labels is None else ceil(.45*h)
-    x = x.detach().cpu().float().expand(-1, 3, -1, -1)
-    x = torch.where(x.isfinite().all(1, keepdim=True), x.clamp(-1, 1), torch.tensor([1., -1, 1])[:,None,None]) / 2 + .5
-    H, W = h+pad+top, w+pad
+    labels, pad = _labels('labels', labels, n), max(1, w//16)
+    top = 0 if labels is None else ceil(.45*h)
+    ncols, H, W = ncols or ceil(n**.5), h+pad+top, w+pad
+    nrows, x = ceil(n/ncols), x.detach().cpu().float()
+    ok, magenta = x.isfinite().all(1, keepdim=True), torch.tensor([1., -1, 1])
+    x = torch.where(ok, x.clamp(-1, 1), magenta[:,None,None])/2 + .5
     img = torch.ones(3, nrows*H+pad, ncols*W+pad)
     at = [(i//ncols*H+pad+top, i%ncols*W+pad) for i in range(n)]
-    for o,(r,c) in zip(x, at): img[:,r:r+h,c:c+w] = o
-    ax = _axes(ax, ncols*tile*W/w, nrows*tile*H/w + .3*(title is not None), xticks=[], yticks=[])
+    for o, (r, c) in zip(x, at): img[:,r:r+h,c:c+w] = o
+    size = ncols*tile*W/w, nrows*tile*H/w + .3*(title is not None)
+    ax = _axes(ax, size, xticks=[], yticks=[])
     ax.imshow(img.permute(1, 2, 0), interpolation='nearest')
-    for t,(r,c) in zip(labels if labels is not None else [], at): ax.text(c+w/2-.5, r-1, str(t), ha='center', va='bottom', fontsize=8)
+    for t, (r, c) in zip(() if labels is None else labels, at):
+        ax.text(c+w/2-.5, r-1, str(t), ha='center', va='bottom', fontsize=8)
     ax.set_axis_off()
     if title is not None: ax.set_title(title, fontsize=10)
     return ax
 
-# %% ../nbs/plots.ipynb #062dee42
+# %% ../nbs/plots.ipynb #66a07c70
+#| code-fold: true
 def _slider(name, o):
     "The widget for (min, max, step), (min, max, step, value), a list or a truth value"
     import ipywidgets as w
     kw = dict(description=name, continuous_update=False)
     if isinstance(o, bool): return w.Checkbox(o, description=name)
     if isinstance(o, list) and o: return w.Dropdown(options=o, description=name)
-    if not isinstance(o, tuple) or len(o) not in (3, 4): raise ValueError(f"{name} must be (min, max, step), (min, max, step, value), a list or a bool, got {o!r}")
+    if not isinstance(o, tuple) or len(o) not in (3, 4):
+        raise ValueError(f"{name} must be (min, max, step[, value]), a list or a bool, got {o!r}")
     cls = w.IntSlider if all(isinstance(i, int) for i in o) else w.FloatSlider
     return cls(min=o[0], max=o[1], step=o[2], value=o[3] if len(o)==4 else o[0], **kw)
 
-# %% ../nbs/plots.ipynb #06e797fc
+# %% ../nbs/plots.ipynb #d66d6632
 def explore(
     draw,      # function of the sliders' values that draws a figure
-    **sliders, # a slider for each argument: (min, max, step) or (min, max, step, value); a list gives a menu, a bool a tick box
+    **sliders, # for each argument (min, max, step[, value]), a list or a bool
 ): # the widgets, and the first drawing below them
-    "Sliders that redraw; needs a running kernel. Raises ValueError where a slider is none of these."
+    """Sliders, menus and tick boxes that redraw; needs a running kernel.
+    Raises ValueError where a slider is none of these."""
     import ipywidgets as w
-    ws = {k: _slider(k, o) for k,o in sliders.items()}
+    ws = {k: _slider(k, o) for k, o in sliders.items()}
     def f(**kw):
         draw(**kw)
         plt.show()
     return w.VBox([*ws.values(), w.interactive_output(f, ws)])
 
-# %% ../nbs/plots.ipynb #f2eb31b6
+# %% ../nbs/plots.ipynb #b75a2a01
 def gallery(
     x:Tensor,         # (n, c, h, w) images in [−1, 1]
     y=None,           # (n,) class of each; None shows no menu
@@ -194,32 +223,53 @@ def gallery(
     ncols:int=10,     # images in a row
     tile:float=.5,    # width of an image, inches
 ): # the widgets, and the first page below them
-    "Leaf through images, all of them or one class; needs a running kernel. Raises ValueError without images, as `show_grid` does, or unless `y` has n entries."
-    if not len(x) or per_page < 1: raise ValueError(f"x must hold at least one image, and per_page be at least 1, got {len(x)} and {per_page}")
-    y = torch.zeros(len(x), dtype=torch.long) if y is None else torch.as_tensor(_labels(y, len(x)))
+    """Leaf through images, all of them or one class; needs a running kernel.
+    Raises ValueError without images, or unless `y` has n entries."""
+    if not len(x) or per_page < 1:
+        raise ValueError("x must hold at least one image, per_page be at least 1, "
+                         f"got {len(x)} and {per_page}")
+    y = torch.as_tensor([0]*len(x) if y is None else _labels('y', y, len(x)))
     name = lambda c: str(c if vocab is None else vocab[c])
-    rows = {'all classes': torch.arange(len(x)), **{f'{name(c)}': (y == c).nonzero()[:,0] for c in y.unique().tolist()}}
-    if len(rows) == 2: del rows[name(y[0].item())]                # one class, or none: nothing to choose
-    pages = lambda of: ceil(len(rows[of])/per_page)
+    rows = {'all classes': torch.arange(len(x))}
+    if len(classes := y.unique().tolist()) > 1:
+        rows.update((name(c), (y == c).nonzero()[:,0]) for c in classes)
+    pages = {k: ceil(len(o)/per_page) for k, o in rows.items()}
     def draw(show, page):
-        i = rows[show][per_page*(min(page, pages(show))-1):][:per_page]
-        show_grid(x[i], ncols, labels=[name(y[j].item()) for j in i] if show == 'all classes' and len(rows) > 1 else None, tile=tile, title=f'{show}, page {min(page, pages(show))} of {pages(show)}')
-    box = explore(draw, show=list(rows), page=(1, pages('all classes'), 1))
+        page = min(page, pages[show])
+        i = rows[show][per_page*(page-1):per_page*page]
+        mixed = show == 'all classes' and len(rows) > 1
+        labels = [name(c) for c in y[i].tolist()] if mixed else None
+        title = f'{show}, page {page} of {pages[show]}'
+        show_grid(x[i], ncols, labels=labels, tile=tile, title=title)
+    box = explore(draw, show=list(rows), page=(1, pages['all classes'], 1))
     menu, slider = box.children[:2]
-    menu.observe(lambda change: setattr(slider, 'max', pages(change['new'])), 'value')
+    def last_page(change): slider.max = pages[change['new']]
+    menu.observe(last_page, 'value')
     return box
 
-# %% ../nbs/plots.ipynb #25e89fe3
+# %% ../nbs/plots.ipynb #bb26936c
+#| code-fold: true
 def _png(draw, v, dpi):
     "What `draw(v)` draws, as base64 of a PNG with 256 colours"
-    o = draw(v)
-    fig, buf, out = o if isinstance(o, Figure) else getattr(o, 'figure', plt.gcf()), BytesIO(), BytesIO()
+    o, buf, out = draw(v), BytesIO(), BytesIO()
+    fig = o if isinstance(o, Figure) else getattr(o, 'figure', plt.gcf())
     fig.savefig(buf, dpi=dpi)
     plt.close(fig)
-    Image.open(buf).convert('RGB').quantize(256, method=Image.Quantize.MAXCOVERAGE).save(out, 'PNG', optimize=True)
+    few = Image.open(buf).convert('RGB').quantize(256, method=Image.Quantize.MAXCOVERAGE)
+    few.save(out, 'PNG', optimize=True)
     return b64encode(out.getvalue()).decode()
 
-# %% ../nbs/plots.ipynb #48dbf347
+_img = ('<img alt="{alt} {text}" title="{text}" style="max-width:100%;display:{display}" '
+        'src="data:image/png;base64,{png}">')
+_move = ("const f=this.closest('figure'),m=[...f.querySelectorAll('img')];"
+         "m.forEach((o,i)=>o.style.display=i==this.value?'block':'none');"
+         "const t=m[this.value].title;f.querySelector('output').textContent=t;"
+         "this.setAttribute('aria-valuetext',t)")
+_figure = ('<figure style="margin:0">{imgs}<label><input type="range" min="0" max="{last}" '
+           'value="{start}" aria-label="{label}" aria-valuetext="{text}" oninput="{move}" '
+           'style="width:14em;vertical-align:middle"> <output>{text}</output></label></figure>')
+
+# %% ../nbs/plots.ipynb #9b92feea
 def film(
     draw,            # function of one value that draws a figure
     values,          # the values, in the slider's order
@@ -229,18 +279,20 @@ def film(
     dpi:int=90,      # dots an inch
     limit:int=500,   # size allowed, kB
 ): # an object that the notebook shows
-    "A slider through drawings made beforehand: it works in a page without a kernel. Raises ValueError if `values` is empty or the pictures are larger than `limit`."
+    """A slider through drawings made beforehand; it needs no kernel.
+    Raises ValueError if `values` is empty or the film larger than `limit`."""
     from IPython.display import HTML
     values = [v.item() if hasattr(v, 'item') else v for v in values]
     if not values: raise ValueError("values must hold at least one value, got none")
     start = range(len(values))[start]
-    texts = [f"{label} = {v:g}" if isinstance(v, (int, float)) else f"{label} {v}" for v in values]
-    texts = [escape(t.strip(' ='), quote=True) for t in texts]
-    imgs = ''.join(f'<img alt="{escape(alt)} {t}" title="{t}" style="max-width:100%;display:{"block" if i==start else "none"}" src="data:image/png;base64,{_png(draw, v, dpi)}">'
-                   for i,(t,v) in enumerate(zip(texts, values)))
-    js = ("const f=this.closest('figure'),m=[...f.querySelectorAll('img')];m.forEach((o,i)=>o.style.display=i==this.value?'block':'none');"
-          "const t=m[this.value].title;f.querySelector('output').textContent=t;this.setAttribute('aria-valuetext',t)")
-    html = (f'<figure style="margin:0">{imgs}<label><input type="range" min="0" max="{len(values)-1}" value="{start}" aria-label="{escape(label, quote=True)}" '
-            f'aria-valuetext="{texts[start]}" oninput="{js}" style="width:14em;vertical-align:middle"> <output>{texts[start]}</output></label></figure>')
-    if len(html) > limit*1000: raise ValueError(f"the film must stay within {limit} kB, got {len(html)/1000:.0f}: lower dpi, or give fewer values")
+    named = lambda v: f'= {v:g}' if isinstance(v, (int, float)) else v
+    texts = [escape(f'{label} {named(v)}'.strip(' =')) for v in values]
+    imgs = [_img.format(alt=escape(alt), text=t, png=_png(draw, v, dpi),
+                        display='block' if i == start else 'none')
+            for i, (t, v) in enumerate(zip(texts, values))]
+    html = _figure.format(imgs=''.join(imgs), last=len(values)-1, start=start,
+                          label=escape(label), text=texts[start], move=_move)
+    if (kb := len(html)/1000) > limit:
+        raise ValueError(f"the film must stay within {limit} kB, got {kb:.0f}: "
+                         "lower dpi, or give fewer values")
     return HTML(html)

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['LateUNet', 'recompute']
 
-# %% ../nbs/33_variants.ipynb #8e283947
+# %% ../nbs/33_variants.ipynb #841e7707
 import torch
 from fastcore.meta import delegates
 from torch import nn, Tensor
 from torch.utils.checkpoint import checkpoint
-from .nets import hub, Stage, UNet
+from .nets import Stage, UNet
 
-# %% ../nbs/33_variants.ipynb #94404b75
-class LateUNet(UNet, **hub):
+# %% ../nbs/33_variants.ipynb #32f1bdd0
+class LateUNet(UNet):
     """A U-Net that is told the class late, and whose way back may be shorter.
     Raises ValueError for `late` or `up_blocks` out of range, or as `UNet` does."""
     @delegates(UNet.__init__)

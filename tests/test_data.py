@@ -1,0 +1,225 @@
+"Loaders keep their promise: scale, classes, order, what is held out; refusals; torchvision's files"
+import gzip, hashlib, pickle, struct
+from unittest.mock import patch
+import numpy as np, pytest, torch, torchvision
+from hypothesis import given, settings, strategies as st
+from torch.utils.data import TensorDataset
+from cfg_edu.data import (TensorDL, cifar10_dls, data_dls, digits, digits_dls, dls_for, fashion_dls, mnist_dls,
+    random_flip, Rung, rungs, to_unit, toy, toy_dls, toys)
+from cfg_edu.files import fingerprint
+
+vocab = ['ant', 'bee', 'cat']
+
+def images(n=50, size=4):
+    g = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (n, 3, size, size), generator=g, dtype=torch.uint8), torch.arange(n)%3
+
+def key(o): return tuple(o.flatten().tolist())
+
+# ---- the promise
+
+def test_batches_are_float_and_pairs_stay_together():
+    x, y = images()
+    dls = data_dls(x, y, vocab, bs=16, device='cpu')
+    xb, yb = dls.one_batch()
+    assert (xb.shape, xb.dtype, yb.dtype) == ((16, 3, 4, 4), torch.float32, torch.int64)
+    assert (dls.c, list(dls.vocab), dls.n_inp) == (3, vocab, 1)
+    rows = {key(o): int(c) for o,c in zip(to_unit(x), y)}
+    for xb,yb in dls.train: assert [rows[key(o)] for o in xb] == yb.tolist()
+
+def test_training_gives_whole_batches_and_the_rest_comes_whole_and_in_order():
+    x, y = images()
+    dls = data_dls(x, y, vocab, bs=16, device='cpu')
+    assert [len(yb) for _,yb in dls.train] == [16, 16] and (len(dls.train), len(dls.valid)) == (2, 1)
+    xs, ys = map(torch.cat, zip(*dls.valid))
+    assert torch.equal(xs, to_unit(x[40:])) and torch.equal(ys, y[40:])
+
+@pytest.mark.parametrize('valid', [10, torch.arange(40, 50), range(40, 50), [*range(-10, 0)], torch.arange(50) >= 40, np.int64(10)])
+def test_all_ways_to_hold_out_agree_and_nothing_is_copied(valid):
+    x, y = images()
+    dls = data_dls(x, y, vocab, 8, valid, device='cpu')
+    assert torch.equal(dls.valid_ds.tensors[0], x[40:]) and torch.equal(dls.train_ds.tensors[1], y[:40])
+    assert dls.train_ds.tensors[0].data_ptr() == x.data_ptr()
+
+@given(st.integers(2, 40), st.data())
+@settings(max_examples=40, deadline=None)
+def test_every_example_is_in_one_part_only(n, data):
+    held = data.draw(st.sets(st.integers(0, n-1), min_size=1, max_size=n-1))
+    dls = data_dls(torch.arange(n).float()[:,None], torch.arange(n)%2, 'ab', 1, sorted(held), device='cpu')
+    train, valid = (ds.tensors[0].flatten().int().tolist() for ds in (dls.train_ds, dls.valid_ds))
+    assert valid == sorted(held) and train == sorted(set(range(n)) - held)
+
+def test_a_vector_may_stand_for_the_class():
+    x, _ = images()
+    y = torch.rand(50, 2, dtype=torch.float64)
+    dls = data_dls(x, y, bs=8, device='cpu')
+    xb, yb = dls.one_batch()
+    assert (yb.shape, yb.dtype, dls.c, dls.vocab) == ((8, 2), torch.float32, 2, None)
+    rows = {key(o): v for o,v in zip(to_unit(x), y.float())}
+    for o,v in zip(xb, yb): assert torch.equal(rows[key(o)], v)
+    assert [t.get_text() for t in dls.show_batch((xb, yb), max_n=2).texts] == [f'{a:.1f} {b:.1f}' for a,b in yb[:2]]
+    points = data_dls(torch.rand(50, 2), y, bs=8, device='cpu')
+    points.show_batch()
+
+# ---- order
+
+def test_the_state_of_one_generator_decides_the_order():
+    x, y = images()
+    dls = data_dls(x, y, vocab, bs=16, device='cpu')
+    state = dls.train.rng.getstate()
+    first, second = list(dls.train), list(dls.train)
+    dls.train.rng.setstate(state)
+    for a,b in zip(first, dls.train): assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
+    assert not any((a[0] == b[0]).all() for a,b in zip(first, second))
+
+def test_order_is_the_seeds_and_nobody_elses():
+    x, y = images()
+    torch.manual_seed(1)
+    a = list(data_dls(x, y, vocab, bs=16, seed=4, device='cpu').train)[0][0]
+    torch.manual_seed(2)
+    b = list(data_dls(x, y, vocab, bs=16, seed=4, device='cpu').train)[0][0]
+    assert torch.equal(a, b)
+    points = data_dls(torch.arange(50.)[:,None]/50, y, range(3), 16, device='cpu', seed=4)
+    assert fingerprint(*[b[0] for _ in range(2) for b in points.train]) == 'da0387b5d2270fe2'      # as ever
+
+def test_an_epoch_may_be_longer_than_a_pass():
+    x, y = images()
+    dls = data_dls(x, y, vocab, bs=16, device='cpu')
+    dls.train.n = 5*16
+    seen = torch.cat([xb for xb,_ in dls.train]).flatten(1)
+    assert len(dls.train) == 5 and len(seen) == 80
+    assert len(seen[:40].unique(dim=0)) == 40 and len(seen.unique(dim=0)) == 40
+
+def test_half_of_the_training_images_are_mirrored_and_no_others():
+    x, y = images()
+    dls = data_dls(x, y, vocab, bs=40, flip=True, device='cpu')
+    mine, flipped = ({key(o) for o in a} for a in (to_unit(x), to_unit(x).flip(-1)))
+    seen = [key(o) for _ in range(20) for xb,_ in dls.train for o in xb]
+    assert all(o in mine or o in flipped for o in seen)
+    assert abs(sum(o in mine for o in seen)/800 - .5) < .06                      # three standard errors
+    assert torch.equal(list(dls.valid)[0][0], to_unit(x[40:]))
+    torch.manual_seed(7)
+    a = torch.arange(50*48).reshape(50, 3, 4, 4).remainder(256).byte()
+    dls = data_dls(a, y, range(3), 16, flip=True, device='cpu', seed=4)
+    assert fingerprint(*[b[0] for _ in range(2) for b in dls.train]) == '004b032d62d80a6e'         # as ever
+    assert random_flip(torch.arange(6).view(2, 3)).tolist() == [[0, 1, 2], [3, 4, 5]]
+
+def test_no_batch_of_nothing():
+    assert list(TensorDL(TensorDataset(torch.empty(0, 2), torch.empty(0).long()), 4, device='cpu')) == []
+
+# ---- refusals
+
+def test_what_does_not_fit_is_refused_in_one_sentence():
+    x, y = images()
+    def refused(match, *args, **kwargs):
+        with pytest.raises(ValueError, match=match) as e: data_dls(*args, device='cpu', **kwargs)
+        assert '\n' not in str(e.value)
+    refused('valid must hold out at least one of 1 examples', x[:1], y[:1], range(3))
+    refused(r'y must be a class for each of 50 examples, got shape \(9,\)', x, y[:9], range(3))
+    refused('y must lie in 0…1, 2 names in vocab, got 0 to 2', x, y, range(2))
+    refused('y must lie in', x, y-1, range(3))
+    refused(r'x must be finite, images in \[-1, 1\], got 0 to 255', x.float(), y, range(3))
+    refused('x must be finite, .* got nan', torch.full((50, 2), float('nan')), y, range(3))
+    refused('x must be finite', torch.full((50, 2), float('inf')), y, range(3))
+    refused('bs must lie in 1…40, the training examples, got 64', x, y, range(3), bs=64)
+    refused('bs must lie in', x, y, range(3), bs=0)
+    for none in (0, 50, [*range(50)], torch.zeros(50, dtype=torch.bool)): refused('valid must hold out at least one', x, y, range(3), valid=none)
+    for bad in ([50], [0, -51], [.5], [], torch.ones(3, dtype=torch.bool), -1): refused('valid must be indices or a mask', x, y, range(3), bs=4, valid=bad)
+    for bad in (y, torch.rand(9, 2), torch.full((50, 2), float('nan'))): refused('y without vocab must be 50 finite vectors', x, bad)
+
+def test_names_are_refused_with_those_that_are_known():
+    with pytest.raises(ValueError, match="name must be one of mixture, moons, spirals, pinwheel, checkerboard, got 'moon'"): toy('moon', 5)
+    with pytest.raises(ValueError, match='n must be at least 1'): toy('moons', 0)
+    with pytest.raises(ValueError, match="split must be one of all, train, valid, got 'test'"): digits('test')
+    with pytest.raises(ValueError, match="data must be one of mixture, moons, .*digits, mnist"): dls_for('digit')
+
+# ---- the rungs
+
+@pytest.mark.parametrize('name, was', dict(mixture='dc929021eb70067e', moons='0f893bb5fad1e46e', spirals='885818055ca283aa',
+    pinwheel='62eda2cde3dbbd97', checkerboard='a63ef520611cea61').items())
+def test_toys_are_what_they_were(name, was):
+    assert fingerprint(*toy(name, 500, 2)) == was
+    dls = toy_dls(name, n=1000, seed=3, device='cpu')
+    assert (len(dls.train_ds), len(dls.valid_ds)) == (1000, 100)
+    assert torch.equal(dls.train_ds.tensors[0], toy(name, 1100, 3)[0][:1000])
+
+def test_digits_are_what_they_were():
+    assert fingerprint(*digits()) == '6e783c62c3931f05'
+    dls = digits_dls(device='cpu')
+    assert torch.equal(dls.valid_ds.tensors[0], digits('valid')[0]) and torch.equal(dls.train_ds.tensors[1], digits('train')[1])
+
+def test_a_rung_is_one_entry():
+    rungs['mine'] = Rung(lambda bs=4, **kw: data_dls(*images(), vocab, bs, **kw), 'unet_small', steps=7)
+    try:
+        assert dls_for('mine', device='cpu').one_batch()[0].shape == (4, 3, 4, 4)
+        assert (rungs['mine'].net, rungs['mine'].judge, rungs['mine'].recipe) == ('unet_small', None, dict(steps=7))
+    finally: del rungs['mine']
+    assert all(rungs[k].judge is None for k in toys) and rungs['digits'].judge == 'digits'
+
+# ---- torchvision's files
+
+def idx(a):
+    "The format of MNIST: big-endian numbers, then bytes"
+    return struct.pack('>HBB', 0, 8, a.ndim) + struct.pack(f'>{a.ndim}I', *a.shape) + a.numpy().tobytes()
+
+def md5(f): return hashlib.md5(f.read_bytes()).hexdigest()
+
+@pytest.fixture
+def mnist(tmp_path):
+    raw, (x, y) = tmp_path/'MNIST/raw', digits()
+    raw.mkdir(parents=True)
+    big = torch.nn.functional.interpolate(x, size=(28, 28)).add(1).mul(127.5).round().byte()[:,0]
+    for name,i in dict(train=slice(200), t10k=slice(200, 240)).items():
+        for kind,a in {'images-idx3': big[i], 'labels-idx1': y[i].byte()}.items():
+            (raw/f'{name}-{kind}-ubyte.gz').write_bytes(gzip.compress(idx(a)))
+    there = [(f.name, md5(f)) for f in sorted(raw.glob('*.gz'))]
+    with patch.object(torchvision.datasets.MNIST, 'resources', there): yield tmp_path, big, y
+
+def test_mnist_comes_out_as_it_went_in(mnist, capsys):
+    path, big, y = mnist
+    dls = mnist_dls(path, bs=50, device='cpu')
+    assert 'MNIST: the four *-ubyte.gz files, 12 MB, from' in capsys.readouterr().out       # before anything is loaded
+    xb, yb = dls.valid.one_batch()
+    assert (len(dls.train_ds), len(dls.valid_ds), dls.c) == (200, 40, 10)
+    assert dls.train_ds.tensors[0].dtype == torch.uint8
+    assert torch.equal(xb, to_unit(big[200:240,None])) and torch.equal(yb, y[200:240])
+    mnist_dls(path, bs=50, device='cpu')
+    assert capsys.readouterr().out == ''                                                     # unpacked by now
+
+def test_damaged_and_missing_files_are_named(mnist, tmp_path):
+    path, *_ = mnist
+    mnist_dls(path, bs=50, device='cpu')
+    (path/'MNIST/raw/train-images-idx3-ubyte').write_bytes(b'\0\0\x08\x03')                    # an interrupted copy
+    with pytest.raises(FileNotFoundError, match='MNIST is missing or damaged'): mnist_dls(path)
+    empty = tmp_path/'empty'
+    with patch.object(torchvision.datasets.MNIST, 'mirrors', ['http://127.0.0.1:9/']):
+        with pytest.raises(FileNotFoundError, match='could not be downloaded: put the four .*-ubyte.gz files, 12 MB, from https.* into .*MNIST/raw'):
+            mnist_dls(empty)
+    with patch.object(torchvision.datasets.FashionMNIST, 'mirrors', ['http://127.0.0.1:9/']):
+        with pytest.raises(FileNotFoundError, match='put the four .*31 MB.*FashionMNIST/raw'): fashion_dls(empty)
+    with patch.object(torchvision.datasets.CIFAR10, 'url', 'http://127.0.0.1:9/'):
+        with pytest.raises(FileNotFoundError, match='put cifar-10-python.tar.gz, 170 MB, from https://www.cs.toronto.edu/~kriz into'):
+            cifar10_dls(empty)
+
+def test_colours_of_cifar_are_in_order_and_mirrored_in_training(tmp_path):
+    colours = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]], dtype=torch.uint8)
+    folder = tmp_path/'cifar-10-batches-py'
+    folder.mkdir()
+    def batch(name, labels):
+        img = colours[labels][:,:,None,None].repeat(1, 1, 32, 32)                  # channel by channel
+        img[:,:,:,:8] = 128                                                        # a grey bar on the left
+        rows = img.reshape(len(labels), -1).numpy()
+        (folder/name).write_bytes(pickle.dumps(dict(data=rows, labels=labels.tolist())))
+        return [name, md5(folder/name)]
+    train = [batch(f'data_batch_{i}', torch.arange(8)%4) for i in range(1, 6)]
+    test, names = [batch('test_batch', torch.arange(4))], ['red', 'green', 'blue', 'yellow']
+    (folder/'batches.meta').write_bytes(pickle.dumps(dict(label_names=names)))
+    meta = dict(torchvision.datasets.CIFAR10.meta, md5=md5(folder/'batches.meta'))
+    with patch.multiple(torchvision.datasets.CIFAR10, train_list=train, test_list=test, meta=meta):
+        dls, plain = cifar10_dls(tmp_path, bs=8, device='cpu'), cifar10_dls(tmp_path, flip=False, bs=8, device='cpu')
+    xb, _ = dls.valid.one_batch()
+    assert (len(dls.train_ds), list(dls.vocab)) == (40, names)
+    assert torch.equal(xb[:,:,5,20], to_unit(colours))
+    assert torch.allclose(xb[:,:,5,3], torch.full((4, 3), 128/127.5-1), atol=1e-6)
+    def sides(dl): return set((torch.cat([xb for xb,_ in dl])[:,:,5,3].std(1) < 1e-6).tolist())    # grey there?
+    assert sides(dls.train) == {True, False} and sides(plain.train) == {True}
