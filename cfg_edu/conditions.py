@@ -43,7 +43,7 @@ class Classes(nn.Embedding):
 
     null_like, check_y = Mixture.null_like, Mixture.check_y
 
-# %% ../nbs/12_conditions.ipynb #59bd3514
+# %% ../nbs/12_conditions.ipynb #523c29d6
 class Vector(nn.Module):
     "A vector of numbers: brightness and size, or several labels at once. A row of NaN says nothing."
     null = None                                              # no class, so no class that means none
@@ -92,9 +92,9 @@ class Vector(nn.Module):
             raise ValueError("y must be finite in each row, or NaN in all of it: nothing is told")
         return y
 
+# %% ../nbs/12_conditions.ipynb #eb211ada
 conditions = dict(classes=Classes, vector=Vector)
 
-# %% ../nbs/12_conditions.ipynb #03ee2a75
 named:ChainMap = ChainMap(conditions)      # all that a saved network calls by a name
 
 def _name(part):

@@ -196,7 +196,7 @@ class Float32(nn.Sequential):
     def forward(self, x):
         with _no_autocast(x): return super().forward(x.to(next(self.parameters()).dtype))
 
-# %% ../nbs/13_nets.ipynb #73aba4d1
+# %% ../nbs/13_nets.ipynb #76cb130c
 clocks:dict = dict(arctan=lambda lam: 1000*lam_angle(lam))   # λ's time, 0 (clean) to 1000 (noise)
 
 class Encoder(Told):
@@ -224,8 +224,8 @@ class Encoder(Told):
         self.sizes, self.chs = self._sizes(), [m*model_channels for m in channel_mult]
         self.shape, d = (in_channels, image_size, image_size), 4*model_channels
         self.res  = partial(ResBlock, emb_ch=d, dropout=dropout, norm=norm)
-        heads:dict = dict(head_channels=head_channels, qkv_order=qkv_order)
-        self.attn:Callable = partial(AttentionBlock, **heads, norm=norm)
+        self.attn = partial(AttentionBlock,
+            head_channels=head_channels, qkv_order=qkv_order, norm=norm)
         self.time_embed = Float32(nn.Linear(model_channels, d), nn.SiLU(), nn.Linear(d, d))
         self.label_emb = cond(n_classes, d)
         ch = self.chs[0]
