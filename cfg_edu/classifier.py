@@ -30,9 +30,10 @@ class DiffuseInput(Diffuse):
         shape = (len(self.y), self.dls.c)
         if self.pred.shape != shape: raise ValueError(f"net must give logits of shape {shape}, one for each class of the data, got {tuple(self.pred.shape)}")
 
-# %% ../nbs/17_classifier.ipynb #3f41d7df
+# %% ../nbs/17_classifier.ipynb #2d62b87b
 class _LogP(nn.Module):
     "log p(c|z_λ) of a network of logits"
+    half = None             # dtype of the network's products under autocast
     def __init__(self, net):
         super().__init__()
         self.net = net
@@ -41,7 +42,7 @@ class _LogP(nn.Module):
         z:Tensor,    # (b, …) noisy data
         lam:Tensor,  # (b,) log-SNR, nats
     )->Tensor:       # (b, n) log-probabilities, at least float32
-        out = self.net(z, lam)
+        with torch.autocast(z.device.type, self.half, enabled=self.half is not None): out = self.net(z, lam)
         return out.to(torch.promote_types(out.dtype, torch.float32)).log_softmax(1)
 
 def classifier_logp(
