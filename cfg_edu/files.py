@@ -15,12 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-# %% ../nbs/files.ipynb #b0e2cf8e
+# %% ../nbs/files.ipynb #568d084d
 @contextmanager
 def replacing(
     path,  # file to write
 ):
-    """A binary file that becomes `path` once it is whole; after an error nothing of it is left.
+    """A binary file that becomes `path` once it is whole, or else leaves nothing.
     Raises OSError that names it where the disk is full."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def replacing(
         with open(part, 'wb') as f:
             yield f
             f.flush()
-            os.fsync(f.fileno())        # the bytes first, then the name
+            os.fsync(f.fileno())   # the bytes first, then the name
         os.replace(part, path)
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT): raise
@@ -55,29 +55,31 @@ def read_json(
     except (ValueError, TypeError, RecursionError) as e:
         raise ValueError(f"{path} is damaged ({e})") from None
 
-# %% ../nbs/files.ipynb #749e34b0
+# %% ../nbs/files.ipynb #bafb7877
 @contextmanager
 def guarded(
     folder,          # made where it is not there
     wait:bool=True,  # until another process has left it, or refuse at once?
 ):
-    """Keeps other processes out of `folder` meanwhile; where its file system has no locks, a warning.
+    """Keeps other processes out of `folder` meanwhile; without locks it warns.
     Raises ValueError where one works in it and we do not wait."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder/'.lock', timeout=-1 if wait else 0)
     try: lock.acquire()
     except Timeout:
-        raise ValueError(f"another process works in {folder}: wait, or give another") from None
-    except (OSError, NotImplementedError) as e:          # what some network file systems say to a lock
-        if getattr(e, 'errno', errno.ENOSYS) not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP): raise
-        warnings.warn(f"{folder} is on a file system without locks: no second process may work in it")
+        say = f"another process works in {folder}: wait, or give another"
+        raise ValueError(say) from None
+    except (OSError, NotImplementedError) as e:
+        none = errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP   # what a file system may say
+        if getattr(e, 'errno', errno.ENOSYS) not in none: raise
+        warnings.warn(f"no locks in {folder}: let no second process work there")
     try: yield
     finally: lock.release()
 
-# %% ../nbs/files.ipynb #fc7706ee
+# %% ../nbs/files.ipynb #65e4ebdc
 def cache_dir()->Path: # need not exist yet
-    "Where images and judges are kept: `$CFG_EDU_CACHE`, else `$XDG_CACHE_HOME/cfg_edu`, else `~/.cache/cfg_edu`."
+    "`$CFG_EDU_CACHE`, else `$XDG_CACHE_HOME/cfg_edu`, else `~/.cache/cfg_edu`."
     if own := os.environ.get('CFG_EDU_CACHE'): return Path(own)
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'cfg_edu'
 
@@ -93,23 +95,25 @@ def fingerprint(
         else: h.update(repr(t).encode())
     return h.hexdigest()[:16]
 
-# %% ../nbs/files.ipynb #a4ff5b2a
+# %% ../nbs/files.ipynb #edcd03a1
 def cached(
     name:str, # stem of the file
     make,     # makes a dict of tensors, if no intact one is there
 )->dict:      # the tensors by name
-    "What `make()` gave once, from the cache folder; where that cannot be written it warns and goes on."
+    "What `make()` gave once; where nothing can be written it warns and goes on."
     path = cache_dir()/f'{name}.safetensors'
     try:
         with safe_open(path, 'pt') as f:
-            ts, known = {k: f.get_tensor(k) for k in sorted(f.keys())}, f.metadata() or {}
-        if known.get('fingerprint') == fingerprint(*ts, *ts.values()): return ts
-    except (OSError, SafetensorError): pass                            # absent or damaged
+            ts = {k: f.get_tensor(k) for k in sorted(f.keys())}
+            known = (f.metadata() or {}).get('fingerprint')
+        if known == fingerprint(*ts, *ts.values()): return ts
+    except (OSError, SafetensorError): pass        # absent or damaged
     ts = {k: v.contiguous() for k,v in sorted(make().items())}
     try:
         with guarded(path.parent), replacing(path) as f:
             f.write(save(ts, dict(fingerprint=fingerprint(*ts, *ts.values()))))
-    except OSError as e: warnings.warn(f'{name} could not be kept: {e}', stacklevel=2)
+    except OSError as e:
+        warnings.warn(f'{name} could not be kept: {e}', stacklevel=2)
     return ts
 
 # %% ../nbs/files.ipynb #2d5418a6
