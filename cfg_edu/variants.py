@@ -12,7 +12,7 @@ from torch import nn, Tensor
 from torch.utils.checkpoint import checkpoint
 from .nets import Stage, UNet
 
-# %% ../nbs/33_variants.ipynb #32f1bdd0
+# %% ../nbs/33_variants.ipynb #e093e060
 class LateUNet(UNet):
     """A U-Net that is told the class late, and whose way back may be shorter.
     Raises ValueError for `late` or `up_blocks` out of range, or as `UNet` does."""
@@ -21,40 +21,40 @@ class LateUNet(UNet):
         image_size:int,      # height and width, pixels
         in_channels:int,     # channels of z
         model_channels:int,  # channels that `channel_mult` multiplies, even
-        late:int=0,          # stages that are not told the class, counted from the first one down
-        up_blocks:int=None,  # stages at each size on the way back; None: num_res_blocks+1, all
+        late:int=0,          # stages that are not told the class, from the first one down
+        up_blocks:int=None,  # stages at each size on the way back; None: all
         **kwargs,
     ):
         super().__init__(image_size, in_channels, model_channels, **kwargs)
         k = self.num_res_blocks+1
         self.late, self.up_blocks = late, k if up_blocks is None else up_blocks
-        if not 1 <= self.up_blocks <= k: raise ValueError(f"up_blocks must lie in 1 … {k}, got {up_blocks}")
-        self._shorten(k)
-        n = len(self.stages())
-        if not 0 <= late < n: raise ValueError(f"late must lie in 0 … {n-1}, the stages but for one, got {late}")
-
-    def _shorten(self, k):
-        "Keeps the first `up_blocks` of `k` stages at each size, and its doubling"
+        if not 1 <= self.up_blocks <= k:
+            raise ValueError(f"up_blocks must lie in 1 … {k}, got {up_blocks}")
         full, self.output_blocks, self.skips = self.output_blocks, nn.ModuleList(), []
         for i in range(0, len(full), k):
-            kept = full[i:i+self.up_blocks]
-            if self.up_blocks < k and i+k < len(full): kept[-1].append(full[i+k-1][-1])
+            kept, doubling = full[i:i+self.up_blocks], full[i+k-1][-1]
+            if len(kept) < k and i+k < len(full): kept[-1].append(doubling)
             self.output_blocks.extend(kept)
-            self.skips += [len(full)-1-j for j in range(i, i+self.up_blocks)]
+            self.skips += [len(full)-1-j for j in range(i, i+len(kept))]
+        n = len(self.stages())
+        if not 0 <= late < n: raise ValueError(f"late must lie in 0 … {n-1}, got {late}")
 
     def stages(self)->list:
         "All stages in order: down, the bottom, up."
         return [*self.input_blocks, self.middle_block, *self.output_blocks]
 
     def _through(self, z, lam, y, twice=False):
-        "The output for y, or for y and for nothing, one below the other"
-        plain, hs, down = self.embed(lam), [], len(self.input_blocks)
-        told = self.embed(lam, y)
+        "The output told y; or that and the one told nothing, one below the other"
+        if z.shape[1:] != self.shape:
+            raise ValueError(f"z must be images of shape {self.shape}, "
+                             f"got {tuple(z.shape[1:])}")
+        plain, told = self.embed(lam), self.embed(lam, y)
         if twice: told = torch.cat([told, plain])
-        match = lambda o, h: o if len(o) == len(h) else torch.cat([o, o])
-        h = z.to(plain.dtype)
+        h, hs, bottom = z.to(plain.dtype), [], len(self.input_blocks)
         for i, stage in enumerate(self.stages()):
-            if i > down: h = torch.cat([h, match(hs[self.skips[i-down-1]], h)], 1)
+            if i > bottom:
+                skip = hs[self.skips[i-bottom-1]]
+                h = torch.cat([h, skip.repeat(len(h)//len(skip), 1, 1, 1)], 1)
             h = stage(h, told if i >= self.late else plain)
             hs.append(h)
         return self.out(h).to(z.dtype)
@@ -63,7 +63,7 @@ class LateUNet(UNet):
         z:Tensor,    # (b, in_channels, image_size, image_size) noisy images
         lam:Tensor,  # (b,) log-SNR, nats
         y=None,      # what it is told, for classes (b,) int64; None: nothing
-    )->Tensor:       # (b, out_channels, image_size, image_size), in the dtype of `z`
+    )->Tensor:       # (b, out_channels, image_size, image_size), of z's dtype
         "The output, zero before training."
         return self._through(z, lam, y)
 
@@ -72,19 +72,20 @@ class LateUNet(UNet):
         lam:Tensor,  # (b,) log-SNR, nats
         y:Tensor,    # what it is told
     )->tuple:        # the outputs told y and told nothing, each of the shape of `z`
-        "What `forward` says to y and to None; what comes before the class is computed once."
+        "What `forward` says to y and to None; before the class all is computed once."
         return self._through(z, lam, y, twice=True).chunk(2)
 
-# %% ../nbs/33_variants.ipynb #567ae294
+# %% ../nbs/33_variants.ipynb #27344228
 class _Again(Stage):
     def forward(self, x, emb):
-        if not (self.training and torch.is_grad_enabled()): return super().forward(x, emb)
-        return checkpoint(super().forward, x, emb, use_reentrant=False)
+        once = super().forward
+        if not (self.training and torch.is_grad_enabled()): return once(x, emb)
+        return checkpoint(once, x, emb, use_reentrant=False)
 
 def recompute(
     net:nn.Module,  # a network made of `Stage`s, such as `UNet`
-)->nn.Module:       # the same; also its copies recompute
-    "In training, each stage is computed again for its gradient, and what is inside is not stored."
+)->nn.Module:       # the same
+    "In training each stage is computed again for its gradient; its insides are not kept."
     for m in net.modules():
         if type(m) is Stage: m.__class__ = _Again
     return net
