@@ -48,14 +48,14 @@ def _numbers(o):
     dtype = np.dtype(kind.args[0]).newbyteorder(kind.state[1])
     return np.frombuffer(raw, dtype).reshape(shape, order='F' if fortran else 'C')
 
-# %% ../nbs/31_imagenet.ipynb #2ee07bcf
+# %% ../nbs/31_imagenet.ipynb #471cf6df
 def _batch(path, size, items):
     "The images and the classes in one of the archive's files"
     file, (ids, _), (theirs, _) = path/items[0][0], *map(imagenet_classes, ('wnid', 'archive'))
     try:
         with open(file, 'rb') as f: d = _Plain(f, encoding='latin1').load()
         x, y = _numbers(d['data']), _numbers(d['labels'])
-        fits = x.dtype == np.uint8 and x.shape == (len(y), 3*size*size)
+        fits = (x.shape, y.shape) == ((len(y), 3*size*size), (len(y),)) and x.dtype == np.uint8
         if not fits or y.min() < 1 or y.max() > 1000:
             raise ValueError(f"got {x.dtype} {x.shape}, and {y.min()} to {y.max()}")
         return x.reshape(-1, 3, size, size), np.array([ids.index(i) for i in theirs])[y-1]

@@ -80,7 +80,7 @@ def _folders(path, size):
     parts = dict(train=train, valid=held)
     return dict(parts=parts, make=partial(_photographs, path, size), vocab=vocab)
 
-# %% ../nbs/30_pictures.ipynb #12b960b8
+# %% ../nbs/30_pictures.ipynb #506c837c
 def _npz(path):
     "`arr_0` and `arr_1` of an .npz, whole in memory"
     size = sum(o.file_size for o in ZipFile(path).infolist())
@@ -93,7 +93,8 @@ def _arrays(path, size):
     if not files[0].exists(): return None
     try:
         x, y = _npz(path) if path.is_file() else (np.load(f, mmap_mode='r') for f in files)
-        if x.dtype != np.uint8 or x.shape != (len(y), size, size, 3) or len(y) < 2 or y.min() < 0:
+        fits = (x.shape, y.shape) == ((len(y), size, size, 3), (len(y),)) and x.dtype == np.uint8
+        if not fits or y.dtype.kind not in 'iu' or len(y) < 2 or y.min() < 0:
             raise ValueError(f"got {x.dtype} {x.shape} and {y.dtype} {y.shape} from {y.min()} on")
     except Exception as e:
         raise ValueError(f"{path} must hold uint8 images arr_0 (n, {size}, {size}, 3), at least two, and "

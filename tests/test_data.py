@@ -1,5 +1,6 @@
 "Loaders keep their promise: scale, classes, order, what is held out; refusals; torchvision's files"
 import gzip, hashlib, pickle, struct
+from math import pi
 from unittest.mock import patch
 import numpy as np, pytest, torch, torchvision
 from hypothesis import given, settings, strategies as st
@@ -142,6 +143,16 @@ def test_toys_are_what_they_were(name, was):
     dls = toy_dls(name, n=1000, seed=3, device='cpu')
     assert (len(dls.train_ds), len(dls.valid_ds)) == (1000, 100)
     assert torch.equal(dls.train_ds.tensors[0], toy(name, 1100, 3)[0][:1000])
+
+def test_places_on_the_moons_are_uniform_and_independent():
+    def angle(x, y):
+        x = x/.6*(1-2*y)[:,None] + torch.tensor([.5, .25])                              # the second moon turned back
+        t = torch.atan2(x[:,1], x[:,0])
+        return torch.where(t < -pi/2, t+2*pi, t)                                       # noise at the left tip
+    t = angle(*toy('moons', 20_000))
+    assert abs(t.mean() - pi/2) < .03 and abs(t.var() - pi**2/12) < .03
+    halves = torch.stack([(angle(*toy('moons', 100, s)) < pi/2).sum() for s in range(400)]).float()
+    assert abs(halves.var() - 25) < 6                                                   # binomial; on a regular arc they never vary
 
 def test_digits_are_what_they_were():
     assert fingerprint(*digits()) == '6e783c62c3931f05'
