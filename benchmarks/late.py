@@ -10,12 +10,12 @@ import torch
 from fastai.callback.training import GradientClip
 from fastcore.script import call_parse
 from torch.utils.flop_counter import FlopCounterMode
-from cfg_edu.cli import recipes
 from cfg_edu.data import digits_dls
 from cfg_edu.denoiser import both
 from cfg_edu.guidance import CFG, Interval
 from cfg_edu.metrics import real_stats, tradeoff
-from cfg_edu.nets import unet_digits
+from cfg_edu.nets import presets, unet_digits
+from cfg_edu.sampling import dpmpp_2m
 from cfg_edu.variants import LateUNet
 from cfg_edu.training import diffusion_learner
 from .record import machine, record
@@ -37,7 +37,7 @@ def cost(net):
 def train(steps, seed, **kwargs):
     "The digits' network with `kwargs`, trained as `cfg_train` does: its averaged weights"
     torch.manual_seed(seed)
-    dls, r = digits_dls(seed=seed), recipes['unet_digits']
+    dls, r = digits_dls(seed=seed), presets['unet_digits'].recipe
     dls.train.n = 100*r['bs']                               # an epoch of 100 steps
     learn = diffusion_learner(dls, LateUNet(8, 1, 16, head_channels=32, **kwargs), decay=r['decay'], lr=r['lr'], cbs=GradientClip(1.))
     learn.logger = lambda row: None
@@ -75,5 +75,6 @@ def late(
                 sweep(name, model, CFG, guided, seed)
                 if name not in ('plain, from stage 0', 'up 1, from stage 4'): continue
                 for lo, hi in intervals:
-                    share = ((how['lams'] >= lo) & (how['lams'] <= hi)).double().mean().item()
+                    lams = dpmpp_2m(0.).grid(16)
+                    share = ((lams >= lo) & (lams <= hi)).double().mean().item()
                     sweep(f'{name.removesuffix(", from stage 0")}, λ in [{lo:g}, {hi:g}]', model, lambda m, w: Interval(CFG(m, w), lo, hi), alone + share*(guided-alone), seed)

@@ -18,7 +18,8 @@ from cfg_edu.denoiser import Denoiser
 from cfg_edu.nets import adm64, MLP, unet_digits
 from cfg_edu.process import diffuse
 from cfg_edu.schedule import Schedule
-from cfg_edu.training import diffusion_learner, HalfPrecision
+from cfg_edu.processes import HalfPrecision
+from cfg_edu.training import diffusion_learner
 from .record import machine, record
 
 nets = dict(mlp=((2,), 8, lambda: MLP(8)), digits=((1,8,8), 10, unet_digits), adm64=((3,64,64), 1000, adm64))

@@ -18,13 +18,12 @@ from fastcore.script import call_parse
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from cfg_edu.cli import recipes
 from cfg_edu.data import digits_dls, toy, toy_dls
 from cfg_edu.denoiser import Denoiser
 from cfg_edu.judges import get_judge
 from cfg_edu.metrics import evaluate, real_stats
 from cfg_edu.mixture import sliced_wasserstein
-from cfg_edu.nets import MLP, unet_digits
+from cfg_edu.nets import presets, MLP, unet_digits
 from cfg_edu.sampling import sample
 from cfg_edu.schedule import amps
 from cfg_edu.training import diffusion_learner
@@ -131,7 +130,7 @@ def train(
 ):
     "Quality against seconds of training: our learner and others' loops with the same network."
     marks, plane = [float(o) for o in marks.split(',')], data != 'digits'
-    r, n = recipes['mlp' if plane else 'unet_digits'], 10_000 if plane else 2000
+    r, n = presets['mlp' if plane else 'unet_digits'].recipe, 10_000 if plane else 2000
     get = (lambda: toy_dls(data, r['bs'], seed=seed)) if plane else (lambda: digits_dls(r['bs'], seed))
     dls = get()
     if plane: x, y = toy(data, n, 1000+seed)

@@ -33,7 +33,7 @@ class DiffuseInput(Diffuse):
 # %% ../nbs/17_classifier.ipynb #2d62b87b
 class _LogP(nn.Module):
     "log p(c|z_λ) of a network of logits"
-    half = None             # dtype of the network's products under autocast
+    amp_dtype = None        # dtype of the network's products under autocast
     def __init__(self, net):
         super().__init__()
         self.net = net
@@ -42,7 +42,7 @@ class _LogP(nn.Module):
         z:Tensor,    # (b, …) noisy data
         lam:Tensor,  # (b,) log-SNR, nats
     )->Tensor:       # (b, n) log-probabilities, at least float32
-        with torch.autocast(z.device.type, self.half, enabled=self.half is not None): out = self.net(z, lam)
+        with torch.autocast(z.device.type, self.amp_dtype, enabled=self.amp_dtype is not None): out = self.net(z, lam)
         return out.to(torch.promote_types(out.dtype, torch.float32)).log_softmax(1)
 
 def classifier_logp(

@@ -263,7 +263,7 @@ class Jury(Sampling):
         self.eye = get_judge(self.judge, self.weights)
         if self.stats: x, known = self.stats, None
         else:
-            x, y, known = *dls.train_ds.tensors, _known(dls)
+            (x, y), known = dls.train_ds.tensors, _known(dls)
             if not known: x, y = map(torch.cat, zip((x, y), dls.valid_ds.tensors))     # a small set: all of it
             floor = noise_floor(x, self.told(y), self.eye, min(self.n, len(x)//2))
             self.floor = dict(w='real', **floor)
@@ -372,8 +372,8 @@ def cfg_tradeoff(
     start, ws, jury = time.perf_counter(), _weights(ws), Jury(**kwargs)
     run, plain = Run(out or f'runs/{data}'), {k: o.default for k, o in signature(cfg_train).parameters.items()}
     asked = {k: kwargs[k] for k in ('path', 'net', 'precision', 'seed') if k in kwargs}
-    asked.update(data=data, out=out, steps=steps)
-    c = run.config if run.finished else _settings({**plain, **asked})
+    own = dict(data=data, out=out, steps=steps)
+    c = run.config if run.finished else _settings({**plain, **asked, **own})
     same = dict(data=data, steps=_epochs(steps, c['every'])['steps'] if steps else c['steps'])
     if run.finished: first(run.claim, same)
     dls = _loaders(data, jury.path, seed=c['seed'], bs=c.get('at_once', 1))

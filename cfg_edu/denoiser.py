@@ -84,7 +84,7 @@ class Denoiser(Wrapper):
     """A network as a model: its output turned into ε, in float32 or better.
     Raises ValueError for an unknown `predicts`."""
     holds = 'net'
-    half = None      # type:ignore # dtype of the network's products; None: its own
+    amp_dtype = None      # dtype of the network's products; None: its own
     to_eps = dict(eps=lambda z, out, lam: out, x=x2eps, v=v2eps)
     def __init__(self,
         net,               # `net(z, lam, y) -> out`, of the shape of z
@@ -109,8 +109,8 @@ class Denoiser(Wrapper):
         return tuple(self._eps(z, lam, out) for out in outs)
 
     def _ask(self, net, z, lam, y):
-        if self.half is None: return net(z, lam, y)
-        with torch.autocast(z.device.type, self.half): return net(z, lam, y)
+        if self.amp_dtype is None: return net(z, lam, y)
+        with torch.autocast(z.device.type, self.amp_dtype): return net(z, lam, y)
 
     def _eps(self, z, lam, out):
         out = out.to(torch.promote_types(out.dtype, lam.dtype))

@@ -73,7 +73,7 @@ def guarded(
     except (OSError, NotImplementedError) as e:
         none = errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP
         if getattr(e, 'errno', errno.ENOSYS) not in none: raise
-        warnings.warn(f"no locks in {folder}: let no second process work there")
+        warnings.warn(f"no locks in {folder}: let no second process work there", stacklevel=3)
     try: yield
     finally: lock.release()
 

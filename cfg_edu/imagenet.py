@@ -43,7 +43,9 @@ def _numbers(o):
     "The array that `o` tells of; `np.frombuffer` makes plain numbers alone"
     if not isinstance(o, _Said): return np.asarray(o)
     if hasattr(o, 'state'): _, shape, kind, fortran, raw = o.state
-    else: raw, kind, shape, fortran = *o.args[:3], o.args[3] == 'F'  # protocol 5
+    else:                                           # protocol 5
+        raw, kind, shape, order = o.args[:4]
+        fortran = order == 'F'
     if isinstance(raw, _Said): raw = raw.args[0]    # before protocol 3: a text
     raw = raw.encode('latin1') if isinstance(raw, str) else raw
     dtype = np.dtype(kind.args[0]).newbyteorder(kind.state[1])

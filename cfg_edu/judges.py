@@ -11,7 +11,6 @@ import math, torch, torch.nn.functional as F
 from contextlib import contextmanager
 from functools import lru_cache
 from hashlib import sha256
-from numbers import Integral
 from pathlib import Path
 from sklearn.linear_model import LogisticRegression
 from torch import nn, Tensor

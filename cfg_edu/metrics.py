@@ -86,7 +86,8 @@ def to_uint8(
 #| code-fold: true
 class Judge(nn.Module):
     "Looks at images: a subclass has a name and layers, and gives them in `see`."
-    name, shape, bs = 'judge', None, 250  # (c, h, w), None: any; images at a time
+    name, bs = 'judge', 250          # images at a time
+    shape:tuple|None = None          # (c, h, w); None: any
     layers = dict(fid='features', isc='logits', prc='features', verdict='verdict')
 
     def __init__(self):
@@ -309,7 +310,8 @@ def show_tradeoff(
     points, last = [(r['fid'], r['isc']) for r in rows], math.inf
     if not points: raise ValueError("rows must hold at least one point, got none")
     if ax is None: ax = plt.subplots(figsize=(4.8, 3.4), layout='constrained')[1]
-    ax.plot(*zip(*points), **dict(marker='o', ms=4, lw=1, label=label) | kwargs)
+    look:dict = dict(marker='o', ms=4, lw=1, label=label)
+    ax.plot(*zip(*points), **look | kwargs)
     ax.autoscale_view()
     for r, p, at in zip(rows if names else [], points, ax.transData.transform(points)):
         if abs(at-last).max() < .13*ax.figure.dpi: continue  # too near to the last name

@@ -139,7 +139,8 @@ def prepare(
     path = Path(path).expanduser()
     if not path.exists(): raise FileNotFoundError(f"{path} does not exist")
     if (path/'meta.json').exists() or (path/'.lock').exists():
-        return open_cache(path) and path
+        open_cache(path)                # refused where it is not whole
+        return path
     found = next(filter(None, (read(path, size) for read in readers.values())), None)
     todo = dict(n_workers=n_workers) | (found or _folders(path, size))
     at = path.absolute()

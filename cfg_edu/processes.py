@@ -18,8 +18,8 @@ from fastai.torch_core import find_bs, get_model, num_distrib, rank_distrib
 # %% ../nbs/34_processes.ipynb #8037223f
 class HalfPrecision(MixedPrecision):
     """fastai's `MixedPrecision` on any device: the network's products in 16 bits by
-    its model's `half`; weights, noise and loss in float32.
-    Raises ValueError for another `amp_mode` or a model without `half`,
+    its model's `amp_dtype`; weights, noise and loss in float32.
+    Raises ValueError for another `amp_mode` or a model without `amp_dtype`,
     FloatingPointError after `patience` steps in a row that overflowed."""
     patience = 50
     def __init__(self,
@@ -35,8 +35,8 @@ class HalfPrecision(MixedPrecision):
 
     def before_fit(self):
         model, device = get_model(self.model), next(self.model.parameters()).device
-        if callable(model.half):        # the method that every module has
-            raise ValueError(f"model must have `half`, as `Denoiser`: got {type(model)}")
+        if not hasattr(model, 'amp_dtype'):
+            raise ValueError(f"model must have `amp_dtype`, as `Denoiser`: got {type(model)}")
         self.learn.scaler = torch.amp.GradScaler(device.type, **self.kwargs)
         self.scales, self.left_out, self.told, self.in_a_row = [], 0, 0, 0
 
@@ -48,9 +48,9 @@ class HalfPrecision(MixedPrecision):
         def once(*args):
             restore()
             inner = get_model(model)
-            was, inner.half = inner.half, self.dtype
+            was, inner.amp_dtype = inner.amp_dtype, self.dtype
             try: return model(*args)
-            finally: inner.half = was
+            finally: inner.amp_dtype = was
         setattr(model, name, once)
 
     def after_loss(self):

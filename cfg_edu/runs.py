@@ -304,7 +304,7 @@ class Sampling:
         "Loads the network."
         c, self.model = run.config, run.model()
         self.config, self.shape = c, tuple(c['shape'])
-        self.model.half = precisions[self.precision]
+        self.model.amp_dtype = precisions[self.precision]
         self.steps = samplers[self.sampler](v=self.v, sched=Schedule(c['lam_min'], c['lam_max']))
         self.id = fingerprint(*self.model.state_dict().values())
         return self

@@ -211,7 +211,7 @@ class FiniteLoss(Callback):
         times = loss/mean.value if mean.count >= 20 else 0
         if times < self.jump or self.told or rank_distrib(): return
         self.told = True
-        warn(f"the loss jumped to {times:.0f} times its average {self._where()}")
+        warn(f"the loss jumped to {times:.0f} times its average {self._where()}", stacklevel=2)
 
     def _where(self):
         "The step, and λ of the example with the largest error"

@@ -8,7 +8,7 @@ from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.torch_core import rank_distrib
 from cfg_edu.data import data_dls, toy_dls
 from cfg_edu.nets import MLP
-from cfg_edu.training import Diffuse, diffusion_learner
+from cfg_edu.training import diffusion_learner
 from cfg_edu.processes import Deal, HalfPrecision
 
 class Seen(Callback):

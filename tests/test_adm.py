@@ -2,12 +2,11 @@
 from hashlib import sha256
 from json import loads
 import pytest, torch
-from torch import nn
 from cfg_edu.adm import adm_lams, adm_time, load_adm, load_adm_classifier, load_weights
 from cfg_edu.classifier import classifier_logp
 from cfg_edu.denoiser import Denoiser
 from cfg_edu.guidance import ClassifierGuided
-from cfg_edu.nets import AttentionBlock, EncoderUNet, UNet, adm64, adm64_classifier, lam_angle, unet_digits
+from cfg_edu.nets import AttentionBlock, EncoderUNet, UNet, adm64, adm64_classifier, lam_angle
 from cfg_edu.schedule import Schedule, amps
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*torch.jit.script. is')

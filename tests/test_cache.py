@@ -186,7 +186,7 @@ def test_kills_change_nothing(whole, tmp_path):
         time.sleep(.03)
         with n.get_lock(): n.value += 1
         return coloured(items)
-    for kill in range(3):
+    for _ in range(3):
         job, was = fork.Process(target=build, args=(tmp_path, slowly)), n.value
         job.start()
         while n.value < was+2: time.sleep(.002)

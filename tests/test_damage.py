@@ -8,7 +8,6 @@ from unittest.mock import patch
 import numpy as np, pytest, torch, torchvision
 from apart import attempt
 from cfg_edu import adm, cli, data, judges, metrics, nets, runs
-from cfg_edu.sampling import sample
 
 pytestmark = pytest.mark.skipif(sys.platform != 'linux', reason='forks')
 

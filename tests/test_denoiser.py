@@ -152,10 +152,10 @@ def test_sixteen_bits_in_the_network_alone():
     z, lam, y = six()
     model = Denoiser(Net().requires_grad_(False))
     full = model(z, lam, y)
-    model.half = torch.bfloat16
+    model.amp_dtype = torch.bfloat16
     for eps in (model(z, lam, y), both(model, z, lam, y)[0]):
         assert eps.dtype == torch.float32 and 0 < (eps-full).abs().max() < .05
-    model.half = None
+    model.amp_dtype = None
     assert torch.equal(model(z, lam, y), full)
     with torch.autocast('cpu', torch.bfloat16): outer = model(z, lam, y)
     assert not torch.equal(outer, full)                                # None leaves an outer autocast alone
@@ -165,7 +165,7 @@ def test_sixteen_bits_end_with_a_failing_network():
     z, lam, y = six()
     def fails(z, lam, y): raise KeyboardInterrupt
     model = Denoiser(fails)
-    model.half = torch.bfloat16
+    model.amp_dtype = torch.bfloat16
     for ask in (model, model.pair):
         with pytest.raises(KeyboardInterrupt): ask(z, lam, y)
         assert not torch.is_autocast_enabled('cpu') and nn.Linear(2, 2)(z).dtype == torch.float32

@@ -142,7 +142,7 @@ def test_a_process_that_reads_pictures_is_killed(tmp_path):
 
 
 def test_ctrl_c(jobs, tmp_path):
-    (f, clean, took), out, note = jobs['train'], tmp_path/'out', tmp_path/'note'
+    (f, clean, _), out, note = jobs['train'], tmp_path/'out', tmp_path/'note'
     pid = outcome(lambda: f(out), note)
     while not (out/'last.ckpt').exists(): time.sleep(.02)
     os.kill(pid, signal.SIGINT)

@@ -1,5 +1,5 @@
 "Files that are whole or absent, guarded folders, and what the cache folder keeps"
-import errno, os, subprocess, sys, time, warnings
+import errno, os
 from multiprocessing import get_context
 from pathlib import Path
 from unittest.mock import patch

@@ -2,9 +2,7 @@
 import os
 from math import pi
 import matplotlib, numpy as np, pytest, torch
-from PIL import Image
 from cfg_edu import glyphs
-from cfg_edu.cache import open_cache
 from cfg_edu.data import rungs, to_unit
 from cfg_edu.files import fingerprint
 from cfg_edu.glyphs import draw_glyphs, glyph_fonts, glyph_names, glyphs_dls

@@ -1,5 +1,5 @@
 "ImageNet: the order of the classes, the archive's files, and pickles that mean harm"
-import io, os, pickle, shutil
+import io, os, pickle
 import numpy as np, pytest, torch, torchvision
 from hypothesis import given, settings, strategies as st
 from cfg_edu import imagenet

@@ -1,7 +1,6 @@
 "Sixteen bits, batches in parts, several processes: what `processes` promises beyond its page."
-import io, math, os, subprocess, sys, warnings
+import io, math, os, subprocess, sys
 from contextlib import redirect_stdout
-from pathlib import Path
 from types import SimpleNamespace
 import pytest, torch
 from torch import nn
@@ -154,7 +153,7 @@ class Loud(Callback):
 def untouched(learn):
     "No 16 bits are left behind, in the model, its average, or around them"
     model = learn.model
-    assert model.half is None and learn.ema.avg.half is None
+    assert model.amp_dtype is None and learn.ema.avg.amp_dtype is None
     assert model._compiled_call_impl is None or model._compiled_call_impl.__name__ != 'once'
     assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
     dtypes, z = [], torch.randn(4, 2)
@@ -273,7 +272,7 @@ def test_a_classifier_too():
     torch.manual_seed(0)
     learn = classifier_learner(toy_dls('moons', bs=64, n=640, device='cpu'), Reads(), cbs=[HalfPrecision('bf16'), inside := Inside()])
     fit(learn)
-    assert inside.dtypes == {torch.bfloat16} and inside.losses == {torch.float32} and learn.model.half is None
+    assert inside.dtypes == {torch.bfloat16} and inside.losses == {torch.float32} and learn.model.amp_dtype is None
 
 def test_the_rate_finder_goes_far_enough():
     learn = fresh(HalfPrecision('fp16'))

@@ -327,7 +327,7 @@ def test_what_is_asked_for(run):
 
 
 def test_precision_is_that_of_the_network(run):
-    assert Sampling(precision='bf16').of(run).model.half is torch.bfloat16 and Sampling().of(run).model.half is None
+    assert Sampling(precision='bf16').of(run).model.amp_dtype is torch.bfloat16 and Sampling().of(run).model.amp_dtype is None
 
 
 @pytest.mark.parametrize('bad, words', [
