@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['paper_ws', 'cfg_prepare', 'cfg_train', 'cfg_sample', 'Jury', 'cfg_evaluate', 'cfg_tradeoff']
 
-# %% ../nbs/41_cli.ipynb #c8cb7ebe
+# %% ../nbs/41_cli.ipynb #b6ff6be8
 import json, math, matplotlib.pyplot as plt, numpy as np, sys, time, torch
 from contextlib import nullcontext
 from datetime import timedelta
@@ -40,7 +40,7 @@ from fastcore.meta import delegates
 from fastcore.script import call_parse, is_cli
 from tqdm.auto import tqdm
 
-# %% ../nbs/41_cli.ipynb #4c293a48
+# %% ../nbs/41_cli.ipynb #b1f20e0d
 def _command(f):
     @wraps(f)
     def _f(*args, **kwargs):
@@ -59,7 +59,7 @@ def _command(f):
 def _say(*lines):
     with tqdm.external_write_mode(): PartialState().print(*lines, sep='\n', flush=True)
 
-# %% ../nbs/41_cli.ipynb #c38a5d87
+# %% ../nbs/41_cli.ipynb #5082fe8f
 @_command
 def cfg_prepare(
     path:str,           # folder of ImageNet's downsampled archive or of class folders, or .npz of images
@@ -74,7 +74,7 @@ def cfg_prepare(
     _say(f"{folder}: {m.n:,} images of {m.size}×{m.size} in {len(m.vocab)} classes, {m.n_train:,} to train on")
     return folder
 
-# %% ../nbs/41_cli.ipynb #9cd68905
+# %% ../nbs/41_cli.ipynb #5a0b66be
 def _settings(asked):
     "All arguments of `cfg_train`: what was asked for, else the data's recipe, else the network's"
     rung, adm = find(rungs, asked['data'], 'data'), bool(asked['init'])
@@ -110,7 +110,7 @@ def _loaders(data, path, **kwargs):
     need(elsewhere, f"path is for data that is not made here, {data!r} is")
     return make(path=path, **kwargs)
 
-# %% ../nbs/41_cli.ipynb #5ae2de5d
+# %% ../nbs/41_cli.ipynb #41141d29
 def _network(s, dls):
     "The network to train, and the configuration: all that decides the result"
     local = 'out', 'path', 'weights', 'micro', 'at_once', 'compile', 'channels_last', 'recompute'
@@ -164,7 +164,7 @@ def _train(s, dls):
         first(run.save, learn)
     _say(f'{s.out}: trained in {time.perf_counter()-start:.0f} s')
 
-# %% ../nbs/41_cli.ipynb #f97d9c57
+# %% ../nbs/41_cli.ipynb #98ee3ae6
 @_command
 def cfg_train(
     data:str='digits',        # rung, such as digits, glyphs32, cifar10, imagenet64, images (your own, in path), moons, or a dotted path
@@ -198,7 +198,7 @@ def cfg_train(
     _train(s, _loaders(data, path, seed=seed, bs=s.at_once))
     return Path(s.out)
 
-# %% ../nbs/41_cli.ipynb #2f743571
+# %% ../nbs/41_cli.ipynb #49dc1178
 def _save(ax, path):
     with replacing(path) as f: ax.figure.savefig(f, format='png', dpi=150, bbox_inches='tight')
     plt.close(ax.figure)
@@ -221,14 +221,15 @@ def cfg_sample(
     labels, out = how.asks(n, y), Path(out or f'{run}/samples_w{w:g}{of}_seed{how.seed}.npz')
     need(out.suffix == '.npz', f"out must end in .npz, got {out.name!r}")
     def keep(x):
-        with replacing(out) as f: np.savez(f, x.movedim(1, -1) if x.ndim == 4 else x, labels)
+        last = x.movedim(1, -1) if x.ndim == 4 else x
+        with replacing(out) as f: np.savez(f, last.numpy(), labels.numpy())
         ax = show_grid(to_unit(x[:100]), ncols=10) if x.ndim == 4 else show_points(x, labels)
         _save(ax, out.with_suffix('.png'))
     with how.samples(out.parent, w, labels) as x: first(keep, x)
     _say(f'{out}: {n} samples at w = {w:g}, {how.n_steps} calls each; picture {out.stem}.png')
     return None if x is None else (x, labels)
 
-# %% ../nbs/41_cli.ipynb #f3e88f59
+# %% ../nbs/41_cli.ipynb #5489f145
 class Jury(Sampling):
     """Samples that are judged. Raises ValueError or FileNotFoundError for what does not fit, before any work."""
     @delegates(Sampling)
@@ -287,7 +288,7 @@ def _printed(row, names=True):
     cells = [forms.get(k, '{:.3f}').format(v) if isinstance(v, (int, float)) else v or '' for k, v in row.items()]
     return [''.join(f'{o:>11}' for o in l) for l in ([row] if names else []) + [cells]]
 
-# %% ../nbs/41_cli.ipynb #dfa064b7
+# %% ../nbs/41_cli.ipynb #6f15c83d
 def _images(path):
     "Images (n, c, h, w) and their labels, or None, from an .npz"
     try:
@@ -331,7 +332,7 @@ def cfg_evaluate(
     write_rows(file, [*rows, {**row, 'judge': jury.judge, **note, **row}])
     return row
 
-# %% ../nbs/41_cli.ipynb #679d1673
+# %% ../nbs/41_cli.ipynb #3deb68fe
 paper_ws = ','.join(f"{r['w']:g}" for r in paper_table)   # of the paper's Figure 1
 
 def _weights(text):

@@ -60,6 +60,8 @@ def both(
     return model(torch.cat([z, z]), lams, torch.cat([y, model.null_like(y)])).chunk(2)
 
 # %% ../nbs/04_denoiser.ipynb #70d15e2e
+#| code-fold: true
+#| code-summary: "`Wrapper`"
 class Wrapper(nn.Module):
     "A model around a model: it passes on what that one knows of its condition."
     holds = 'model'                     # the attribute that has the inner one

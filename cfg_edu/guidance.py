@@ -91,7 +91,7 @@ class CFG(Guidance):
 
 rules = dict(cfg=CFG)    # guidance rules by name, each `rule(model, w)`
 
-# %% ../nbs/05_guidance.ipynb #3419dc98
+# %% ../nbs/05_guidance.ipynb #07cd6e9b
 class Interval(Wrapper):
     """A guided model inside λ ∈ [lo, hi], its bare model outside.
     Raises ValueError unless lo < hi and `guided` wraps a model."""
@@ -101,7 +101,7 @@ class Interval(Wrapper):
         hi:float,  # log-SNR, nats
     ):
         if not hasattr(guided, 'model'):
-            raise ValueError(f"guided must be such as CFG(model, w), got {guided}")
+            raise ValueError(f"guided must be a model such as CFG(model, w), got {guided!r:.40}")
         if not lo < hi: raise ValueError(f"lo must lie below hi, got {lo} and {hi}")
         super().__init__(guided.model)
         self.guided, self.lo, self.hi = guided, lo, hi
@@ -118,6 +118,8 @@ class Interval(Wrapper):
         return torch.where(inside, self.guided(z, lam, y), self.model(z, lam, y))
 
 # %% ../nbs/05_guidance.ipynb #3ebc9bd1
+#| code-fold: true
+#| code-summary: "`to_w`, `to_scale`"
 conventions = {                    # the scale at which guidance is off
     'paper': 0, 'guided-diffusion': 0, 'diffusers-original': 0,
     'guided-diffusion-uncond': 1, 'glide': 1, 'imagen': 1, 'stable-diffusion': 1,

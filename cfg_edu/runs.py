@@ -70,13 +70,13 @@ class Run:
         where = f"out {str(self.path)!r} holds {what} of another configuration"
         need(not new, f"{where} ({differ}): give the same settings, or another folder")
 
-# %% ../nbs/40_runs.ipynb #9c46c1f6
+# %% ../nbs/40_runs.ipynb #19074af8
 def read_rows(
     path,  # a .csv
 )->list:   # a dict for each row, without what is empty
     """The rows of a table.
     Raises ValueError that names it where it is damaged."""
-    try: table = pd.read_csv(path, float_precision='round_trip').to_dict('records')
+    try: table = pd.read_csv(path, engine='python').to_dict('records')
     except ValueError as e: raise ValueError(f"{path} is damaged ({e})") from None
     return [{k: v for k, v in r.items() if v == v} for r in table]
 

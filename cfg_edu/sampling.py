@@ -149,7 +149,7 @@ def evaluating(
     finally:
         for m in on: m.training = True
 
-# %% ../nbs/06_sampling.ipynb #b72d0168
+# %% ../nbs/06_sampling.ipynb #4442e618
 #| code-fold: true
 def _told(model, y, n):
     "y as the tensor for n samples; a model that knows its condition checks it"
@@ -163,7 +163,8 @@ def _told(model, y, n):
 def _levels(sampler, n_steps, lams):
     "The levels and the rows of the walk"
     if not isinstance(sampler, Sampler):
-        raise ValueError(f"sampler must be a Sampler (ancestral(), with parentheses), got {sampler}")
+        got = f'{sampler!r:.60}'
+        raise ValueError(f"sampler must be a Sampler, as ancestral() with parentheses, got {got}")
     lams = torch.as_tensor(sampler.grid(n_steps) if lams is None else lams, dtype=torch.float64).cpu()
     rises = lams.ndim == 1 and len(lams) > 1 and (lams.diff() > 0).all() and lams.isfinite().all()
     if not rises: raise ValueError(f"lams must be 2 or more finite, rising log-SNR, got {lams}")

@@ -260,7 +260,7 @@ def test_files_that_do_not_fit_together_are_refused(copy):
     (d/'meta.json').write_text(json.dumps(good))
     labels = (folder/'labels.npy').read_bytes()
     (folder/'labels.npy').write_bytes(labels[:-8] + (9).to_bytes(8, 'little'))
-    with pytest.raises(ValueError, match='is damaged: it does not hold what its meta.json says'): open_cache(d)
+    with pytest.raises(ValueError, match='is damaged: it does not hold what meta.json says'): open_cache(d)
 
 def test_a_cache_of_format_1_is_read_and_replaced(whole, tmp_path):
     "Made before 0.1: images.npy and labels.npy lay beside meta.json"

@@ -122,7 +122,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence():
     refused(r'x must be finite, images in \[-1, 1\], got 0 to 255', x.float(), y, range(3))
     refused('x must be finite, .* got nan', torch.full((50, 2), float('nan')), y, range(3))
     refused('x must be finite', torch.full((50, 2), float('inf')), y, range(3))
-    refused('bs must lie in 1…40, the training examples, got 64', x, y, range(3), bs=64)
+    refused('bs must lie in 1…40, training examples, got 64', x, y, range(3), bs=64)
     refused('bs must lie in', x, y, range(3), bs=0)
     for none in (0, 50, [*range(50)], torch.zeros(50, dtype=torch.bool)): refused('valid must hold out at least one', x, y, range(3), valid=none)
     for bad in ([50], [0, -51], [.5], [], torch.ones(3, dtype=torch.bool), -1): refused('valid must be indices or a mask', x, y, range(3), bs=4, valid=bad)

@@ -161,18 +161,26 @@ def test_what_is_told():
         sample(model, (4, 2), y, n_steps=2)
         assert [o if o is None else o.tolist() for o in seen] == [want]*2
     with pytest.raises(ValueError, match='one for each of 4'): sample(model, (4, 2), torch.arange(5))
+    class Names:
+        "Is told names, and has a door of its own"
+        names, asked = ['a', 'b'], 0
+        def check_y(self, y, n): self.asked += 1; return torch.tensor([self.names.index(y)]*n)
+        def __call__(self, z, lam, y): seen.append(y); return z
+    model = Names()
+    seen.clear()
+    sample(model, (4, 2), 'b', n_steps=2, bs=2)
+    assert [o.tolist() for o in seen] == [[1, 1]]*4 and model.asked == 1                             # asked once, at the door
+    with pytest.raises(ValueError, match='not in list'): sample(model, (4, 2), 'c')
 
 
 def test_dropout_is_off_and_modes_come_back():
     noisy, seen = nn.Dropout(.5), []
     guided, noisy.forward = CFG(noisy, 0.), lambda z, lam, y: seen.append(noisy.training) or 0*z
-    for part in (guided, noisy):
-        guided.train()
-        part.eval()
-        modes = guided.training, noisy.training
+    for modes in ((True, True), (True, False), (False, True), (False, False)):
+        guided.training, noisy.training = modes
         sample(guided, (2, 2), n_steps=2)
         assert (guided.training, noisy.training) == modes
-    assert not any(seen)
+    assert seen == [False]*8
     guided.train()
     with pytest.raises(KeyError):
         with evaluating(guided): raise KeyError
