@@ -211,6 +211,7 @@ def test_patience_ends():
     assert torch.equal(flat(learn.model), watch.seen[6][0])           # the weights of the last good step
     half = HalfPrecision('fp16')
     assert half.patience == 50
+    half.patience = 4
     learn = fresh(half)
     fit(learn, 2, cbs=Loud(range(1, 20, 2)))                          # every other one is not in a row
     assert half.left_out == 10
@@ -243,6 +244,7 @@ class Raise(Callback):
     def __init__(self, what): self.what = what
     def before_batch(self):
         if self.train_iter%2: raise self.what('left out')
+    def after_batch(self): assert self.model._compiled_call_impl is None      # the next call is nobody's business
 
 def test_a_batch_that_no_network_saw():
     learn = fresh(HalfPrecision('bf16'), Raise(CancelBatchException), inside := Inside())
