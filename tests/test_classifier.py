@@ -59,9 +59,9 @@ def test_sixteen_bits_are_its_own_or_those_around_it():
     net.net.register_forward_hook(lambda m, i, out: dtypes.append(out.dtype))
     logp, z, lam = classifier_logp(net), torch.randn(9, 2), torch.zeros(9)
     logp(z, lam)
-    logp.half = torch.bfloat16
+    logp.amp_dtype = torch.bfloat16
     assert logp(z, lam).dtype == torch.float32
-    logp.half = None
+    logp.amp_dtype = None
     with torch.autocast('cpu', torch.bfloat16): logp(z, lam)
     assert dtypes == [torch.float32, torch.bfloat16, torch.bfloat16]
 
