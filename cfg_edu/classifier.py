@@ -124,8 +124,8 @@ def implicit_logits(
     """The generator as a classifier, from its denoising errors; a softmax gives p(c|x).
     Raises ValueError for draws or a `bs` below 1, an unknown number of classes,
     integer `x`, or a bad `prior`."""
-    law, n = law or UniformLam(), n_classes or getattr(model, 'null', None)
-    prior = torch.ones(n or 0) if prior is None else torch.as_tensor(prior)
+    law, n = law or UniformLam(), n_classes or getattr(model, 'null', None) or 0
+    prior = torch.ones(n) if prior is None else torch.as_tensor(prior)
     _check_read(x, n_draws, bs, n, prior)
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     b, k = len(x), 1 if common else n
@@ -146,7 +146,7 @@ def implicit_logits(
     return score.reshape(b, n) + prior.log().to(score)
 
 def _check_read(x, n_draws, bs, n, prior):
-    if n is None:
+    if not n:
         raise ValueError("n_classes must be given for a model without `null`, got None")
     if min(n_draws, bs) < 1:
         raise ValueError(f"n_draws and bs must be at least 1, got {n_draws} and {bs}")

@@ -165,7 +165,7 @@ class RealStats:
 
 def _judge(judge):
     "A `Judge`, or the one of that name in `judges`, which stand on the next page"
-    if not isinstance(judge, str): return judge
+    if isinstance(judge, Judge): return judge
     from cfg_edu.judges import get_judge
     return get_judge(judge)
 
@@ -236,8 +236,9 @@ def _asked(y, n, judge):
     if y is None: return {}
     if 'verdict' not in judge.layers:
         raise ValueError(f"y must be None with judge {judge.name!r}, which gives no verdict")
-    if len(y) == n: return dict(y=torch.as_tensor(y).cpu())
-    raise ValueError(f"y must hold a class for each of {n} images, got {len(y)}")
+    y = torch.as_tensor(y).cpu()
+    if y.shape == (n,): return dict(y=y)
+    raise ValueError(f"y must hold a class for each of {n} images, got shape {tuple(y.shape)}")
 
 def _measured(seen, ref, k, splits):
     "The answers of all `metrics`, and n"
@@ -354,10 +355,12 @@ def tradeoff(
     **kwargs,          # passed to `sample`: `sampler`, `n_steps`, `clip`, `seed`, …
 ): # yields a dict for each w: w and what `evaluate` returns
     """Metrics over the guidance weight (the paper's table), row by row.
-    Raises ValueError at once for a bad weight or judge."""
+    Raises ValueError at once for a bad weight or judge, or fewer than ten `y`."""
     judge, guided = _judge(judge), [(float(w), guide(model, float(w))) for w in ws]
     ref, asked = real_stats(real, judge), y if 'verdict' in judge.layers else None
     shape = shape or ref.shape
+    if y.ndim != 1 or len(y) < 10:
+        raise ValueError(f"y must be (n,) classes, at least ten, got shape {tuple(y.shape)}")
     if shape is None:
         raise ValueError("shape must be given: statistics alone do not tell it")
     def row(w, model):

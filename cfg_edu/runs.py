@@ -302,7 +302,7 @@ class Sampling:
         run:Run,  # a finished one
     ):            # self
         "Loads the network."
-        c, self.model = run.config, run.model()
+        self.model, c = run.model(), run.config
         self.config, self.shape = c, tuple(c['shape'])
         self.model.amp_dtype = precisions[self.precision]
         self.steps = samplers[self.sampler](v=self.v, sched=Schedule(c['lam_min'], c['lam_max']))
