@@ -380,6 +380,7 @@ cli.cfg_train('moons', out=out/'t', steps=6, bs=12, every=3)
 (out/f'said{state.process_index}').write_text('\\n'.join(said))
 '''
 
+@pytest.mark.slow
 def test_three_processes(run, tmp_path):
     "They make the same samples, and where the first fails, all fail with its sentence"
     (tmp_path/'together.py').write_text(together)

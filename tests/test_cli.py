@@ -1,0 +1,279 @@
+"The five commands: what they write, what they refuse before anything is written, and what stands in for what."
+import json, pickle, subprocess, sys
+from inspect import signature
+from pathlib import Path
+import matplotlib.pyplot as plt, numpy as np, pytest, torch
+from cfg_edu import cli, runs, training
+from cfg_edu.data import digits
+from cfg_edu.imagenet import imagenet_classes
+from cfg_edu.judges import get_judge
+from cfg_edu.metrics import Judge, judges
+from cfg_edu.nets import net_for
+from cfg_edu.runs import read_rows, Run
+from cfg_edu.sampling import sample
+
+commands = cli.cfg_prepare, cli.cfg_train, cli.cfg_sample, cli.cfg_evaluate, cli.cfg_tradeoff
+
+
+def refused(f, *words, kind=(ValueError, OSError)):
+    with pytest.raises(kind) as e: f()
+    assert all(w in str(e.value) for w in words), e.value
+
+
+class Averages(Judge):
+    "Sees 4×4 averages"
+    name, layers = 'averages', dict(fid='features', isc='logits', prc='features')
+    def see(self, u):
+        f = torch.nn.functional.adaptive_avg_pool2d(u.float(), 4).flatten(1)
+        return dict(features=f, logits=f[:,:10]/50)
+
+
+@pytest.fixture(scope='module')
+def top(tmp_path_factory):
+    "A folder with a run on points and one on digits"
+    top = tmp_path_factory.mktemp('cli')
+    cli.cfg_train('moons', out=top/'moons', steps=20, bs=64, lam_min=-5., lam_max=7.)
+    cli.cfg_train('digits', out=top/'digits', steps=4, every=2)
+    return top
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    "An empty folder to be in, and two calls for each picture of a training"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training, 'sample', lambda *args, **kw: sample(*args, **{**kw, 'n_steps': 2}))
+    return tmp_path
+
+
+# from the shell
+def test_each_argument_has_its_help():
+    for f in commands:
+        from fastcore.docments import docments
+        args, said = signature(f).parameters, docments(f)
+        assert 'kwargs' not in args and all(said[k] for k in args), f.__name__
+
+
+def test_a_wrong_argument_is_one_sentence(top, tmp_path):
+    (tmp_path/'verb.py').write_text('from cfg_edu.cli import cfg_sample\nif __name__ == "__main__": cfg_sample()\n')
+    call = [sys.executable, '-W', 'ignore', str(tmp_path/'verb.py'), str(top/'moons'), '--w', '-7']
+    said = subprocess.run(call, capture_output=True, text=True)
+    assert (said.returncode, said.stdout, len(said.stderr.splitlines())) == (1, '', 1), said.stderr
+    assert said.stderr.startswith('cfg_sample: w must be a finite number of at least -1')
+
+
+# bad input, before anything is written
+bad_train = [
+    (dict(data='digit'), 'data must be one of'), (dict(net='unet'), 'net must be one of'), (dict(steps=0), 'steps must be at least 1'), (dict(bs=5000), 'bs must lie in'),
+    (dict(p_uncond=1.2), 'p_uncond'), (dict(lam_min=5., lam_max=-5.), 'lam_min'), (dict(lr=-1.), 'lr must be above 0'), (dict(lr=float('nan')), 'lr must be above 0'), (dict(decay=1.), 'decay'),
+    (dict(predicts='noise'), 'predicts'), (dict(grad_clip=0.), 'grad_clip'), (dict(precision='fp8'), 'precision'), (dict(seed=-1), 'seed'), (dict(path='x'), 'path is for data'),
+    (dict(net='mlp'), 'mlp takes'), (dict(bs=100, micro=64), 'bs must be a multiple of micro'), (dict(warmup=0), 'warmup'), (dict(every=0), 'every'), (dict(micro=0), 'micro'),
+    (dict(init='dit'), 'init must be adm'), (dict(init='adm', net='unet_digits'), 'init adm is'), (dict(init='adm', predicts='v'), 'init adm is'),
+    (dict(init='adm', bs=8), "class 0 must be 'tench', the data has 0"), (dict(data='imagenet64'), 'path is needed'), (dict(data='imagenet64', path='none'), 'none')]
+
+@pytest.mark.parametrize('kw, word', bad_train)
+def test_train_refuses(here, kw, word):
+    refused(lambda: cli.cfg_train(**{'out': 'nowhere', **kw}), word)
+    assert not list(here.iterdir())
+
+
+@pytest.mark.parametrize('kw, word', [
+    (dict(w=-2.), 'w must'), (dict(w=float('nan')), 'w must'), (dict(y=3), 'y must lie in 0 … 2'), (dict(n=0), 'n must'), (dict(bs=0), 'bs must'), (dict(n_steps=1), 'n_steps'),
+    (dict(sampler='euler'), 'sampler'), (dict(v=2.), 'v must'), (dict(out='a.png'), '.npz'), (dict(precision='fp8'), 'precision'), (dict(rule='gfc'), 'rule must'), (dict(run='nowhere'), 'cfg_train makes it')])
+def test_sample_refuses(here, top, kw, word):
+    refused(lambda: cli.cfg_sample(**{'run': top/'moons', **kw}), word)
+    assert not list(here.iterdir()) and not list((top/'moons').glob('parts*'))
+
+
+@pytest.mark.parametrize('kw, word', [
+    (dict(ws='0,x'), 'ws must be numbers'), (dict(ws='0,-3'), 'w must'), (dict(n=3), 'n must'), (dict(n_steps=0), 'n_steps'), (dict(judge='moon'), 'judge must be one of'), (dict(bs=0), 'bs must'),
+    (dict(data='moons'), 'points'), (dict(judge='glyphs16'), 'looks at images'), (dict(seed=-1), 'seed must'), (dict(weights='none.pth'), 'none.pth'), (dict(stats='none.npz'), 'none.npz'), (dict(steps=0), 'steps')])
+def test_tradeoff_refuses(here, kw, word):
+    refused(lambda: cli.cfg_tradeoff(**{'out': 'nowhere', **kw}), word)
+    assert not list(here.iterdir())
+
+
+def test_evaluate_refuses(here, top):
+    refused(lambda: cli.cfg_evaluate(top/'moons'), "'moons' is points")
+    refused(lambda: cli.cfg_evaluate(top/'digits', data='moons'), "data must be 'digits'")
+    refused(lambda: cli.cfg_evaluate(top/'digits', w=-3.), 'w must')
+    cli.cfg_sample(top/'moons', n=4, n_steps=2, out='points.npz')
+    refused(lambda: cli.cfg_evaluate('points.npz'), 'data must say')
+    for arrays, word in [(dict(arr_0=np.zeros((20, 8, 8, 1))), 'uint8'), (dict(arr_0=np.zeros((20, 8), np.uint8)), 'uint8 images'), (dict(x=np.zeros(3)), 'arr_0'),
+                         (dict(arr_0=np.zeros((20, 8, 8, 1), np.uint8), arr_1=np.zeros(7, int)), 'y must'), (dict(arr_0=np.zeros((5, 8, 8, 1), np.uint8)), '5')]:
+        np.savez('bad.npz', **arrays)
+        refused(lambda: cli.cfg_evaluate('bad.npz', data='digits'), word)
+    refused(lambda: cli.cfg_evaluate('absent.npz', data='digits'), 'absent.npz', kind=FileNotFoundError)
+    assert not (here/'evaluate.csv').exists()
+
+
+# training
+def test_a_run_again_changes_nothing(here, top):
+    ask = dict(data='moons', out=top/'moons', steps=20, bs=64, lam_min=-5., lam_max=7.)
+    before = {p: p.stat().st_mtime_ns for p in (top/'moons').rglob('*') if p.name != '.lock'}
+    assert cli.cfg_train(**ask) == top/'moons'
+    refused(lambda: cli.cfg_train(**{**ask, 'lr': 1e-3}), 'lr 0.004 there, 0.001 asked')
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_whole_epochs():
+    e = lambda *args: tuple(cli._epochs(*args).values())
+    assert [e(o, None) for o in (1, 100, 101, 250, 300, 10_001)] == [(1, 1), (1, 100), (2, 102), (3, 252), (3, 300), (100, 10_100)]
+    assert [e(*o) for o in ((10, 3), (540_000, 1000))] == [(4, 12), (540, 540_000)]
+
+
+def test_what_a_large_network_needs(here):
+    "16 bits, parts, warm-up, recomputation; how the work is cut up is not part of the configuration, what is computed is"
+    large = dict(data='digits', out='large', steps=4, every=2, bs=32, warmup=3, precision='bf16')
+    cli.cfg_train(**large, micro=8, recompute=True, channels_last=True)
+    assert [r['step'] for r in Run('large').log] == [2, 4]
+    assert {'micro', 'recompute', 'at_once', 'out', 'path'}.isdisjoint(Run('large').config)
+    assert cli.cfg_train(**large, micro=16) == Path('large')
+    refused(lambda: cli.cfg_train(**{**large, 'precision': 'fp32'}), "precision 'bf16' there, 'fp32' asked")
+
+
+def test_vectors_can_be_trained(here):
+    Path('told.py').write_text('''
+import torch
+from cfg_edu.data import data_dls, Rung
+def make(bs=8, seed=0, device=None):
+    x = torch.randn(100, 2, generator=torch.Generator().manual_seed(seed))
+    return data_dls(x, x.norm(dim=1, keepdim=True), bs=bs, seed=seed, device=device)
+rung = Rung(make, 'mlp', steps=3, bs=10)
+''')
+    run = Run(cli.cfg_train('told.rung', out='told'))
+    assert (run.config['cond'], run.config['steps'], run.config['n_classes'], run.config['lr']) == ('vector', 3, 1, 4e-3)      # the rung's, then the network's
+    assert run.model()(torch.zeros(2, 2), torch.zeros(2), torch.ones(2, 1)).shape == (2, 2)
+    refused(lambda: cli.cfg_sample('told', n=2), 'run must know classes')
+
+
+# sampling
+def test_what_cfg_sample_writes(here, top):
+    x, y = cli.cfg_sample(top/'moons', n=7, w=2., n_steps=3, y=1)
+    with np.load(top/'moons'/'samples_w2_y1_seed0.npz') as f: assert (f['arr_0'] == x.numpy()).all() and f['arr_1'].tolist() == y.tolist() == [1]*7
+    assert (top/'moons'/'samples_w2_y1_seed0.png').exists() and not list((top/'moons').glob('parts*'))
+    x, y = cli.cfg_sample(top/'digits', n=12, n_steps=2, out='d.npz')
+    with np.load('d.npz') as f: assert f['arr_0'].shape == (12, 8, 8, 1) and f['arr_0'].dtype == np.uint8 and f['arr_1'].tolist() == [*range(10), 0, 1]
+
+
+def test_samplers_walk_the_schedule_that_was_trained(here, top, monkeypatch):
+    seen = []
+    def spy(model, shape, y, sampler, n_steps, **kw):
+        seen.append([round(o, 3) for o in sampler.grid(n_steps)[[0, -1]].tolist()])
+        return sample(model, shape, y, sampler, n_steps, **kw)
+    monkeypatch.setattr(runs, 'sample', spy)
+    for s in ('ancestral', 'ddim', 'dpmpp_2m_sde'): cli.cfg_sample(top/'moons', n=4, n_steps=4, sampler=s, out='s.npz')
+    assert seen == [[-5., 7.], [-5., 7.], [-5., 6.]]
+
+
+def test_everything_by_a_dotted_path(here, top):
+    Path('mine_of_test_cli.py').write_text('''
+import torch
+from cfg_edu.data import digits_dls, Rung
+from cfg_edu.guidance import CFG
+from cfg_edu.metrics import Judge
+from cfg_edu.nets import Preset, unet_digits
+from cfg_edu.sampling import ddim
+class Twice(CFG):
+    def __init__(self, model, w): super().__init__(model, 2*w)
+def quiet(v, sched): return ddim(sched=sched)
+class Eye(Judge):
+    name, layers = 'eye', dict(fid='f', isc='l', prc='f')
+    def see(self, u): f = u.float().flatten(1); return dict(f=f[:,::8], l=f[:,:10]/99)
+net = Preset(lambda n, shape, **kw: unet_digits(n, shape[0], **kw), steps=2, bs=16, lr=1e-3, decay=.9)
+data = Rung(digits_dls, 'mine_of_test_cli.net', 'mine_of_test_cli.Eye', steps=1)
+''')
+    m = 'mine_of_test_cli.'
+    a, _ = cli.cfg_sample(top/'digits', n=6, w=1., n_steps=3, sampler=m+'quiet', rule=m+'Twice', out='a.npz')
+    b, _ = cli.cfg_sample(top/'digits', n=6, w=2., n_steps=3, sampler='ddim', out='b.npz')
+    assert torch.equal(a, b)
+    row, = cli.cfg_tradeoff(m+'data', out='mine', ws='0', n=20, n_steps=2)
+    assert row['n'] == 20 and 'agreement' not in row
+    told = json.loads(Path('mine/tradeoff.json').read_text())
+    assert (told['judge'], Run('mine').config['net'], Run('mine').config['steps']) == (m+'Eye', m+'net', 1)
+
+
+# judging
+tiny = dict(steps=4, n=30, n_steps=2)
+
+def test_a_sweep_goes_on(here):
+    first = cli.cfg_tradeoff(out='d', ws='0,2,0', **tiny)
+    assert [r['w'] for r in first] == [0, 2] and Path('d/tradeoff.csv').read_text().splitlines()[0] == 'w,fid,isc,precision,recall,agreement,n'
+    stamp = Path('d/grid_w0.png').stat().st_mtime_ns
+    more = cli.cfg_tradeoff(out='d', ws='0,1,2', **tiny)
+    assert [r['w'] for r in more] == [0, 1, 2] and Path('d/grid_w0.png').stat().st_mtime_ns == stamp
+    assert [more[0], more[2]] == first == [read_rows('d/tradeoff.csv')[i] for i in (0, 2)]
+    refused(lambda: cli.cfg_tradeoff(out='d', ws='0', **{**tiny, 'n': 40}), 'n 30 there, 40 asked')
+    refused(lambda: cli.cfg_tradeoff(out='d', ws='0', **{**tiny, 'steps': 9}), 'steps 4 there, 9 asked')
+    refused(lambda: cli.cfg_tradeoff('mnist', out='d', ws='0', n=30), "data 'digits' there, 'mnist' asked")
+    row = cli.cfg_evaluate('d', n=30, n_steps=2, w=2., bs=30)
+    assert row['fid'] == pytest.approx(first[1]['fid'], rel=1e-3) and row['precision'] == first[1]['precision']
+    kept, = read_rows('d/evaluate.csv')
+    assert (kept['precision'], kept['bits'], kept['sampler']) == (row['precision'], 'fp32', 'dpmpp_2m_sde')
+    assert {f'grid_w{w}.png' for w in (0, 1, 2)} | {'tradeoff.png', 'tradeoff.json'} <= {p.name for p in Path('d').iterdir()}
+
+
+def test_a_sweep_knows_its_rounded_steps(here):
+    cli.cfg_train(out='odd', steps=3, every=2, bs=8)
+    assert len(cli.cfg_tradeoff(out='odd', steps=3, ws='0', n=20, n_steps=2)) == 1
+
+
+def test_files_and_statistics_stand_in(here, top):
+    x, y = cli.cfg_sample(top/'digits', n=60, w=2., n_steps=2, out='s.npz')
+    row, stored = cli.cfg_evaluate(top/'digits', n=60, w=2., n_steps=2), cli.cfg_evaluate('s.npz', data='digits')
+    seen = get_judge('digits')(torch.cat([o[0] for o in (digits('train'), digits('valid'))]))['fid']
+    np.savez('stats.npz', mu=seen.mean(0), sigma=seen.T.cov())
+    by_stats = cli.cfg_evaluate('s.npz', data='digits', stats='stats.npz')
+    for k in ('fid', 'isc', 'agreement'): assert stored[k] == pytest.approx(row[k], rel=1e-3) and by_stats[k] == pytest.approx(row[k], rel=1e-3)
+    assert 'recall' in stored and 'recall' not in by_stats
+    assert [r['samples'] for r in read_rows('evaluate.csv')] == ['s.npz']*2
+
+
+# data from elsewhere
+def test_imagenet_s_form(here, monkeypatch):
+    monkeypatch.setitem(judges, 'averages', Averages)
+    rng, archive = np.random.default_rng(0), Path('archive')
+    archive.mkdir()
+    for name in [f'train_data_batch_{i}' for i in range(1, 11)] + ['val_data']:
+        images = dict(data=rng.integers(0, 256, (4, 12288), dtype=np.uint8), labels=rng.integers(1, 1001, 4).tolist(), mean=np.zeros(12288))
+        with open(archive/name, 'wb') as f: pickle.dump(images, f)
+    i64 = dict(data='imagenet64', path=cli.cfg_prepare(archive, out='cache64'), out='i64')
+    monkeypatch.setattr(cli, 'SampleGrid', lambda every, **kw: training.SampleGrid(every, n=1, **kw))
+    cli.cfg_train(**i64, net='unet_small', steps=1, bs=4, micro=2)
+    rows = cli.cfg_tradeoff(**i64, judge='averages', ws='0,0.1,0.15', n=12, n_steps=2)
+    assert [(r['w'], r.get('paper_fid'), r.get('paper_isc')) for r in rows] == [(0, 1.8, 53.71), (.1, 1.55, 66.11), (.15, None, None)]
+    assert len(cli.cfg_tradeoff(**i64, judge='averages', ws='0', n=12, n_steps=2)) == 3
+
+
+def test_your_own_pictures(here, monkeypatch):
+    monkeypatch.setitem(judges, 'averages', Averages)
+    for i, (x, y) in enumerate(zip(*digits())):
+        if i < 60:
+            f = Path(f'own/{y%3}/{i}.png')
+            f.parent.mkdir(parents=True, exist_ok=True)
+            plt.imsave(f, x[0].numpy(), cmap='gray')
+    own = dict(data='images', path=cli.cfg_prepare('own', out='own8', size=8))
+    cli.cfg_train(**own, steps=1, bs=4)
+    c = Run('runs/images').config
+    assert (c['net'], c['shape'], c['n_classes']) == ('unet_small', [3, 8, 8], 3)
+    assert len(cli.cfg_tradeoff(**own, judge='averages', ws='0', n=12, n_steps=2)) == 1
+    refused(lambda: cli.cfg_train(data='images'), 'path is needed')
+
+
+class Loaders:
+    "What `_network` asks of loaders of ImageNet"
+    vocab, c = imagenet_classes()[1], 1000
+    class train_ds: tensors, fingerprint = (torch.zeros(2, 3, 64, 64), torch.zeros(2)), 'f'
+
+def test_from_adm_s_weights(here):
+    with torch.device('meta'): names = {k: t.shape for k, t in net_for('adm64', 1000, (3, 64, 64), out_channels=6).state_dict().items()}
+    torch.save({k: torch.full((1,), .01).expand(s) for k, s in names.items()}, 'adm.pt')
+    plain = {k: o.default for k, o in signature(cli.cfg_train).parameters.items()}
+    s = cli._settings({**plain, 'data': 'imagenet64', 'init': 'adm', 'weights': 'adm.pt', 'bs': 8, 'micro': 4, 'out': 'tuned'})
+    assert (s.net, s.predicts, s.warmup, s.at_once, s.steps) == ('adm64', 'eps', 1000, 4, 540_000)
+    net, config = cli._network(s, Loaders)
+    assert (config['clock'], config['n_classes']) == ('adm', 1000) and all(p.requires_grad and (p == .01).all() for p in net.parameters())
+    del net
+    Path('adm.pt').unlink()
+    refused(lambda: cli._network(s, Loaders), 'adm.pt')
+    for vocab, word in ((imagenet_classes('archive')[1], "class 0 must be 'tench', the data has 'kit fox'"), (Loaders.vocab[:999], "class 999 must be 'toilet tissue', the data has None")):
+        refused(lambda: cli._adm('adm.pt', vocab), word)
