@@ -274,7 +274,7 @@ def find(
     known = ', '.join(table)
     raise ValueError(f"{what} must be one of {known} or a dotted path, got {name!r}{why}")
 
-# %% ../nbs/40_runs.ipynb #f415453b
+# %% ../nbs/40_runs.ipynb #4a4f8c03
 precisions = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
 
 class Sampling:
@@ -316,7 +316,7 @@ class Sampling:
         "What is asked for in each sample."
         null = self.model.null
         need(null, "run must know classes; what is told numbers is sampled in Python")
-        return torch.arange(n)%null if y is None else self.model.check_y(y, n)
+        return torch.arange(n)%null if y is None else self.model.check_y(y, n).contiguous()
 
     def guided(self,
         w:float,  # guidance weight
