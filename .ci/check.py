@@ -15,6 +15,7 @@ for p in pages:
     for i, c in enumerate(nb['cells']):
         src, outs = ''.join(c['source']), c.get('outputs', [])
         if c['cell_type'] == 'code' and re.search(r'^\s*(import|from)\s+nbdev', src, re.M): found.append(f'{name} cell {i}: imports nbdev')
+        if re.search(r'^#\|\s*exports', src, re.M) and re.search(r'^#\|\s*code-fold', src, re.M): found.append(f'{name} cell {i}: exports has a fold of its own, and two are an error in Quarto: use export')
         if re.search(r'^#\|\s*label:\s*fig-', src, re.M) and not any('image/png' in o.get('data', {}) for o in outs): found.append(f'{name} cell {i}: a figure without its picture')
         for o in outs:
             if o['output_type'] == 'error': found.append(f'{name} cell {i}: a stored error, {o["ename"]}')

@@ -14,9 +14,10 @@ from zipfile import BadZipFile, is_zipfile, ZipFile
 from .denoiser import Denoiser
 from .nets import adm64, adm64_classifier, clocks, EncoderUNet
 
-# %% ../nbs/32_adm.ipynb #b3894b68
-def adm_lams()->Tensor:  # (1000,) float64, falling from 10.09 at t = 0 to −19.84 at t = 999
-    "λ of ADM's 1000 steps: the cosine schedule, no β above 0.999 (Nichol & Dhariwal 2021)."
+# %% ../nbs/32_adm.ipynb #a529d2a8
+def adm_lams()->Tensor:  # (1000,) float64, from 10.09 at t = 0 to −19.84 at t = 999
+    """λ of ADM's 1000 steps: the cosine schedule, no β above 0.999
+    (Nichol & Dhariwal 2021)."""
     phi = torch.arange(8, 1009, dtype=torch.float64, device='cpu')/1008*pi/2
     bar = phi.cos()**2
     bar = (bar[1:]/bar[:-1]).clamp(min=.001).cumprod(0)
@@ -39,43 +40,47 @@ def adm_time(
 
 clocks['adm'] = adm_time
 
-# %% ../nbs/32_adm.ipynb #7720085f
-def _tensors(path):
-    "The dict of tensors in a file"
+# %% ../nbs/32_adm.ipynb #27c84a10
+def load_weights(
+    net:nn.Module,         # to be filled; made on the meta device it costs nothing
+    path,                  # a file that `torch.save` made of a dict: name → tensor
+    whole:nn.Module=None,  # the network whose tensors the file must hold; None: `net`
+)->nn.Module:              # `net` in float32, on the CPU, in evaluation mode
+    """Fills `net` from a file with all of its names and shapes; more outputs are cut off.
+    Raises ValueError naming the first tensor that does not fit, or for a file that is
+    damaged or holds something else; FileNotFoundError where there is none."""
+    want, own = (whole or net).state_dict(), net.state_dict()
+    file = _tensors(Path(path), want)
+    cut = {k: file[k][:len(v)].to(torch.float32, copy=True) for k, v in own.items()}
+    net.load_state_dict({k: v.contiguous() for k, v in cut.items()}, assign=True)
+    return net.eval()
+
+# %% ../nbs/32_adm.ipynb #10b16d7f
+#| code-fold: true
+def _tensors(path, want):
+    "The dict of tensors in a file, if it has the names and shapes of `want`"
     if not path.is_file():
         raise FileNotFoundError(f"path must be a file of weights, there is none at {path}")
     try:
-        if zipped := is_zipfile(path):                     # its checksums find a single changed bit
+        if zipped := is_zipfile(path):                     # its checksums find a changed bit
             with ZipFile(path) as z: part = z.testzip()
             if part: raise BadZipFile(f'{part} has changed')
         file = torch.load(path, map_location='cpu', weights_only=True, mmap=zipped)
     except Exception as e:
-        what = f"{path} is damaged, or holds something else than tensors ({type(e).__name__})"
-        raise ValueError(what) from e
-    if not isinstance(file, dict): raise ValueError(f"{path} must hold a dict of tensors, got a {type(file).__name__}")
-    return file
-
-def load_weights(
-    net:nn.Module,         # to be filled; made under `torch.device('meta')` it costs nothing before
-    path,                  # a file that `torch.save` made of a dict: name → tensor
-    whole:nn.Module=None,  # the network whose tensors the file must hold; None: `net`
-)->nn.Module:              # `net` in float32, on the CPU, in evaluation mode
-    """Fills `net`, from a file with all of its names and shapes; more outputs are cut off.
-    Raises ValueError naming the first tensor that does not fit, or for a file that is damaged
-    or holds something else; FileNotFoundError where there is none."""
-    file, want, own = _tensors(Path(path)), (whole or net).state_dict(), net.state_dict()
+        what = f"is damaged, or holds something else than tensors ({type(e).__name__})"
+        raise ValueError(f"{path} {what}") from e
+    if not isinstance(file, dict):
+        raise ValueError(f"{path} must hold a dict of tensors, got a {type(file).__name__}")
     for k in [*want, *file]:
         v = file.get(k)
+        floats = isinstance(v, Tensor) and v.is_floating_point()
         why = (f"tensor {k!r} is missing" if k not in file else
                f"tensor {k!r} is unexpected" if k not in want else
-               f"{k!r} must be floating-point numbers, is {getattr(v, 'dtype', type(v).__name__)}"
-               if not isinstance(v, Tensor) or not v.is_floating_point() else
+               f"tensor {k!r} must be floating-point" if not floats else
                f"tensor {k!r} must have shape {tuple(want[k].shape)}, got {tuple(v.shape)}"
-               if v.shape != want[k].shape else '')
+               if v.shape != want[k].shape else None)
         if why: raise ValueError(f"{path} does not fit the network: {why}")
-    cut = {k: file[k][:len(v)].to(torch.float32, copy=True).contiguous() for k, v in own.items()}
-    net.load_state_dict(cut, assign=True)
-    return net.eval()
+    return file
 
 # %% ../nbs/32_adm.ipynb #7b57e7f9
 def load_adm(
@@ -85,12 +90,13 @@ def load_adm(
     """ADM's U-Net for ImageNet 64×64 with trained weights; null was never trained.
     Classes are in the order of sorted WordNet ids. Raises as `load_weights` does."""
     with torch.device('meta'):
-        net, whole = [adm64(out_channels=c, qkv_order=qkv_order, clock='adm') for c in (3, 6)]
+        net, whole = [adm64(out_channels=c, qkv_order=qkv_order, clock='adm')
+                      for c in (3, 6)]
     return Denoiser(load_weights(net, path, whole), 'eps').eval()
 
 def load_adm_classifier(
     path,                    # ADM's `64x64_classifier.pt`
-    qkv_order:str='legacy',  # of the blocks, see `AttentionBlock`; the published ones are 'legacy'
+    qkv_order:str='legacy',  # of the blocks; the published weights are 'legacy'
 )->EncoderUNet:              # `net(z, lam) -> (b, 1000)` logits
     """ADM's classifier of noisy 64×64 images with trained weights.
     Classes are in the order of sorted WordNet ids. Raises as `load_weights` does."""

@@ -17,16 +17,16 @@ from tqdm import tqdm
 from .files import fingerprint, guarded, read_json, replacing, write_json
 from .data import DataLoaders, data_dls
 
-# %% ../nbs/cache.ipynb #9ba080f7
+# %% ../nbs/cache.ipynb #d18712ab
 def _mapped(path):
-    "The array in the .npy file `path` as a tensor that costs no memory; writing to it changes no file"
+    "The array in the .npy file `path` as a tensor that costs no memory"
     try:
         try: a = open_memmap(path, 'c')
-        except OSError: a = open_memmap(path, 'r')       # longer than what the system lets us write
+        except OSError: a = open_memmap(path, 'r')  # more than may be written
     except (ValueError, EOFError, OverflowError) as e:
         raise ValueError(f"{path} is cut short or damaged ({e})") from None
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')                  # of a tensor that cannot be written to
+        warnings.simplefilter('ignore')             # of what cannot be written to
         return torch.from_numpy(a)
 
 def open_cache(
@@ -36,21 +36,22 @@ def open_cache(
     Raises FileNotFoundError or ValueError that names what is missing or damaged."""
     path = Path(path)
     if not (path/'meta.json').exists():
-        raise FileNotFoundError(f"{path} is no finished image cache: cfg_prepare makes or continues it")
+        raise FileNotFoundError(f"{path} is no finished image cache: "
+            "cfg_prepare makes or continues it")
     meta = read_json(path/'meta.json')
     try:
         n, s, c = meta['n'], meta['size'], len(meta['vocab'])
         folder = path if meta['format'] == 1 else path/f"data-{meta['key']}"
         x, y = (_mapped(folder/f'{name}.npy') for name in ('images', 'labels'))
-        fits = 0 < meta['n_train'] < n and (x.shape, y.shape) == ((n, 3, s, s), (n,))
+        fits = (x.shape, y.shape) == ((n, 3, s, s), (n,)) and 0 < meta['n_train'] < n
     except (KeyError, TypeError): fits = False
     if not fits or y.min() < 0 or y.max() >= c:
-        raise ValueError(f"{path} is damaged: it does not hold what its meta.json says")
+        raise ValueError(f"{path} is damaged: it does not hold what meta.json says")
     return x, y, meta
 
-# %% ../nbs/cache.ipynb #cfd31275
+# %% ../nbs/cache.ipynb #ef8cf9e1
 def _made(make, item):
-    "What a worker does: number of the piece, images and classes, or the error that it met"
+    "What a worker does: number of the piece, images, classes, or the error it met"
     k, (_, piece) = item
     try: return k, *make(piece)
     except (OSError, ValueError) as e: return k, e, None
@@ -59,40 +60,46 @@ def _make_pieces(paths, pieces, make, n_workers, progress):
     "Those of the files `paths` that are not there"
     todo = [(k, p) for k,p in enumerate(pieces) if not paths[k].exists()]
     n = 0 if n_workers == 1 else min(n_workers or num_cpus(), len(todo))
-    own = torch.Generator()                              # the global one is training's
-    made = DataLoader(todo, None, num_workers=n, collate_fn=partial(_made, make), generator=own)
+    made = DataLoader(todo, None, num_workers=n, collate_fn=partial(_made, make),
+        generator=torch.Generator())                # the global one is training's
     try:
         for k,x,y in tqdm(made, 'pieces', disable=None if progress else True):
             if y is None: raise x
             with replacing(paths[k]) as f: np.savez(f, x=x, y=y)
     except RuntimeError as e:
         if not str(e).startswith('DataLoader worker'): raise
-        raise OSError("a process that makes images was ended, perhaps for want of memory: "
-            "run it again, with fewer n_workers, and it continues") from None
+        raise OSError("a process that makes images was ended, perhaps for want of "
+            "memory: run it again, with fewer n_workers, and it continues") from None
 
+# %% ../nbs/cache.ipynb #8d17190a
 def _piece(path, name):
     try: return np.load(path)[name]
-    except Exception as e: raise ValueError(f"{path} is damaged: remove it, and run it again") from e
+    except Exception as e:
+        raise ValueError(f"{path} is damaged: remove it, and run it again") from e
 
 def _join(folder, key, paths, pieces, size, vocab):
-    "The pieces as one file of images and one of labels; meta.json, written last, makes them the cache"
+    "One file of images, one of labels; meta.json, written last, makes them the cache"
     here, ys = folder/f'data-{key}', [_piece(p, 'y') for p in paths]
-    y, n_train = np.concatenate(ys), sum(len(y) for y,p in zip(ys, pieces) if p[0] == 'train')
+    y = np.concatenate(ys)
+    n_train = sum(len(y) for y,p in zip(ys, pieces) if p[0] == 'train')
     head = dict(descr='|u1', fortran_order=False, shape=(len(y), 3, size, size))
     with replacing(here/'images.npy') as f:
         write_array_header_1_0(f, head)
         for p in paths: f.write(np.ascontiguousarray(_piece(p, 'x')))
     with replacing(here/'labels.npy') as f: np.save(f, y.astype(np.int64))
-    sums = fingerprint(vocab, n_train, [o.CRC for p in paths for o in ZipFile(p).infolist()])
-    meta = dict(format=2, key=key, size=size, n=len(y), n_train=n_train, fingerprint=sums, vocab=vocab)
+    sums = [o.CRC for p in paths for o in ZipFile(p).infolist()]
+    meta = dict(format=2, key=key, size=size, n=len(y), n_train=n_train, vocab=vocab)
+    meta['fingerprint'] = fingerprint(vocab, n_train, sums)
     write_json(folder/'meta.json', meta)
-    for old in {*folder.glob('data-*'), *folder.glob('pieces-*')} - {here}: shutil.rmtree(old, ignore_errors=True)
-    for old in ('images.npy', 'labels.npy'): (folder/old).unlink(missing_ok=True)   # of format 1
+    for old in {*folder.glob('data-*'), *folder.glob('pieces-*')} - {here}:
+        shutil.rmtree(old, ignore_errors=True)
+    for old in ('images.npy', 'labels.npy'):        # of format 1
+        (folder/old).unlink(missing_ok=True)
 
 def build_cache(
     folder,         # of the cache
-    parts,          # dict of `train` and `valid`: items, each says by its `repr` all about an image (or many)
-    make,           # `make(items)` gives x (m, 3, size, size) uint8 and y (m,), numpy
+    parts,          # dict of `train` and `valid`, items: a `repr` says all about each
+    make,           # `make(items)`: x (m, 3, size, size) uint8 and y (m,), numpy
     size,           # pixels
     vocab,          # names of the classes
     source='',      # what else the images depend on
@@ -100,10 +107,11 @@ def build_cache(
     n_workers=None, # processes that make pieces; None is one for each core
     progress=False, # show a progress bar in a terminal?
 )->Path:            # `folder`
-    """The cache of `parts`, unless it is there; continues what was begun, an older one stays until then.
-    Raises what `make` raises, and OSError where a worker was ended or the disk is full."""
+    """The cache of `parts`, unless it is there; continues what was begun.
+    Raises what `make` raises; OSError where a worker was ended or the disk is full."""
     folder, vocab = Path(folder), [str(o) for o in vocab]
-    pieces = [(part, o[i:i+each]) for part,o in parts.items() for i in range(0, len(o), each)]
+    pieces = [(part, items[i:i+each]) for part,items in parts.items()
+              for i in range(0, len(items), each)]
     key = fingerprint(2, size, vocab, source, *pieces)
     begun = folder/f'pieces-{key}'
     with guarded(folder):
@@ -113,10 +121,10 @@ def build_cache(
             paths = [begun/f'{k:06}.npz' for k in range(len(pieces))]
             _make_pieces(paths, pieces, make, n_workers, progress)
             _join(folder, key, paths, pieces, size, vocab)
-        shutil.rmtree(begun, ignore_errors=True)         # where it was killed just before
+        shutil.rmtree(begun, ignore_errors=True)    # if it was killed just before
     return folder
 
-# %% ../nbs/cache.ipynb #17db4fa4
+# %% ../nbs/cache.ipynb #dfb2bf04
 def cache_dls(
     path,       # folder of a finished image cache
     bs:int=128, # images in a batch
@@ -125,6 +133,7 @@ def cache_dls(
     """Loaders for an image cache, which stays on the disk.
     Raises as `open_cache` does."""
     x, y, meta = open_cache(path)
-    dls = data_dls(x, y, meta['vocab'], bs, meta['n']-meta['n_train'], **kwargs)
+    n_held = meta['n'] - meta['n_train']
+    dls = data_dls(x, y, meta['vocab'], bs, n_held, **kwargs)
     for dl in dls.loaders: dl.dataset.fingerprint = meta['fingerprint']
     return dls

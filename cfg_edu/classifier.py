@@ -5,34 +5,40 @@
 # %% auto #0
 __all__ = ['DiffuseInput', 'classifier_logp', 'classifier_learner', 'UniformLam', 'implicit_logits']
 
-# %% ../nbs/17_classifier.ipynb #97ab656f
+# %% ../nbs/17_classifier.ipynb #44923700
 import math
 import torch
 from functools import partial
+from contextlib import nullcontext
 from torch import nn, Tensor
-from torch.nn import functional as F
 from .process import diffuse
-from .sampling import NoiseStreams, evaluating
+from .sampling import evaluating
 from .training import Diffuse, EMA, FiniteLoss
 from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from fastcore.foundation import L
 
-# %% ../nbs/17_classifier.ipynb #fb8a125b
+# %% ../nbs/17_classifier.ipynb #87f83c44
 class DiffuseInput(Diffuse):
-    "(x, y) becomes the input (z, λ); the class y stays the target (Dhariwal & Nichol 2021). Raises ValueError, at the first batch, where the network has not one number for each of `dls.c` classes."
-    def before_batch(self):                                 # order and fixed validation noise are those of `Diffuse`
+    """(x, y) becomes the input (z, λ); the class y stays the target (Dhariwal & Nichol
+    2021). Raises ValueError at the first batch where the network has not one number
+    for each class of the data."""
+    def before_batch(self):
         super().before_batch()
         z, lam, y = self.xb
         self.learn.xb, self.learn.yb = (z, lam), (y,)
-    def after_pred(self):
-        shape = (len(self.y), self.dls.c)
-        if self.pred.shape != shape: raise ValueError(f"net must give logits of shape {shape}, one for each class of the data, got {tuple(self.pred.shape)}")
 
-# %% ../nbs/17_classifier.ipynb #3f41d7df
+    def after_pred(self):
+        shape, got = (len(self.y), self.dls.c), tuple(self.pred.shape)
+        if got != shape:
+            raise ValueError(f"net must give logits of shape {shape}, one for each "
+                             f"class of the data, got {got}")
+
+# %% ../nbs/17_classifier.ipynb #51605acc
 class _LogP(nn.Module):
     "log p(c|z_λ) of a network of logits"
+    half = None     # dtype of the network's products under autocast; None: as they are
     def __init__(self, net):
         super().__init__()
         self.net = net
@@ -41,16 +47,17 @@ class _LogP(nn.Module):
         z:Tensor,    # (b, …) noisy data
         lam:Tensor,  # (b,) log-SNR, nats
     )->Tensor:       # (b, n) log-probabilities, at least float32
-        out = self.net(z, lam)
+        kind, half = z.device.type, self.half
+        with torch.autocast(kind, half) if half else nullcontext(): out = self.net(z, lam)
         return out.to(torch.promote_types(out.dtype, torch.float32)).log_softmax(1)
 
 def classifier_logp(
-    net,        # `net(z, lam) -> logits (b, n)`, say an `EncoderUNet`
-)->nn.Module:   # `logp(z, lam) -> (b, n)` log-probabilities in nats, as `ClassifierGuided` wants
+    net,       # `net(z, lam) -> logits (b, n)`, say an `EncoderUNet`
+)->nn.Module:  # `logp(z, lam) -> (b, n)` in nats, as `ClassifierGuided` wants
     "A noisy classifier's log-probabilities."
     return _LogP(net)
 
-# %% ../nbs/17_classifier.ipynb #ada94947
+# %% ../nbs/17_classifier.ipynb #7a213774
 def classifier_learner(
     dls,             # `DataLoaders` of (x, y) with `.c` classes
     net,             # `net(z, lam) -> logits (b, n)`
@@ -61,73 +68,88 @@ def classifier_learner(
     cbs=None,        # more callbacks
     **kwargs,        # for `Learner`
 )->Learner:          # its `ema.avg` is the averaged `logp(z, lam)`
-    "A `Learner` that trains `net` to tell the class of noisy data. Raises ValueError where `net.n_classes` is not `dls.c`, or for a bad `decay` or `wd`; a net without `n_classes` is checked at the first batch."
+    """A `Learner` that trains `net` to tell the class of noisy data.
+    Raises ValueError where `net.n_classes` is not `dls.c`, or for a bad `decay`, `wd`."""
     n = getattr(net, 'n_classes', dls.c)
-    if n != dls.c: raise ValueError(f"net must have as many classes as the data, {dls.c}, got {n}")
-    if not 0 <= wd < math.inf: raise ValueError(f"wd must be finite and at least 0, got {wd}")
-    own = [DiffuseInput(sched), EMA(decay), FiniteLoss()]
-    opt = partial(OptimWrapper, opt=partial(torch.optim.AdamW, fused=True, weight_decay=wd))
-    return Learner(dls, classifier_logp(net), loss_func=F.nll_loss, opt_func=opt, lr=lr, cbs=own + list(L(cbs)), **dict(dict(metrics=accuracy), **kwargs))
+    if n != dls.c:
+        raise ValueError(f"net must have as many classes as the data, {dls.c}, got {n}")
+    if not 0 <= wd < math.inf:
+        raise ValueError(f"wd must be finite and at least 0, got {wd}")
+    logp, own = classifier_logp(net), [DiffuseInput(sched), EMA(decay), FiniteLoss()]
+    adamw = partial(torch.optim.AdamW, fused=True, weight_decay=wd)
+    opt, kwargs = partial(OptimWrapper, opt=adamw), dict(metrics=accuracy) | kwargs
+    return Learner(dls, logp, nn.NLLLoss(), opt, lr, cbs=[*own, *L(cbs)], **kwargs)
 
-# %% ../nbs/17_classifier.ipynb #65706eb3
+# %% ../nbs/17_classifier.ipynb #89fc83ba
 class UniformLam:
-    "λ uniform between two levels: each nat of λ counts alike, as in the likelihood. Raises ValueError unless lam_min < lam_max, both finite."
+    """λ uniform between two levels: each nat of λ counts alike, as in the likelihood.
+    Raises ValueError unless lam_min < lam_max, both finite."""
     def __init__(self,
         lam_min:float=-6.,  # log-SNR, nats
         lam_max:float=6.,   # log-SNR, nats
     ):
-        if not -math.inf < lam_min < lam_max < math.inf: raise ValueError(f"lam_min must lie below lam_max and both be finite, got {lam_min} and {lam_max}")
+        if not -math.inf < lam_min < lam_max < math.inf:
+            raise ValueError("lam_min must lie below lam_max and both be finite, "
+                             f"got {lam_min} and {lam_max}")
         self.lam_min, self.lam_max = float(lam_min), float(lam_max)
-
-    def __repr__(self): return f'UniformLam({self.lam_min:g}, {self.lam_max:g})'
 
     def lam(self,
         u:Tensor,  # any shape, in [0, 1]
     )->Tensor:     # log-SNR, nats, the shape and dtype of `u`
         "λ(u), falling from `lam_max` to `lam_min`."
-        return (self.lam_max - u*(self.lam_max-self.lam_min)).clamp(self.lam_min, self.lam_max)
+        lam = self.lam_max - u*(self.lam_max-self.lam_min)
+        return lam.clamp(self.lam_min, self.lam_max)
 
     def pdf(self,
         lam:Tensor,  # any shape, nats
-    )->Tensor:       # density per nat, 0 outside the bounds, the shape and dtype of `lam`
+    )->Tensor:       # density per nat, 0 outside, the shape and dtype of `lam`
         "1/(lam_max − lam_min) inside."
-        return ((lam >= self.lam_min) & (lam <= self.lam_max)).to(lam.dtype)/(self.lam_max-self.lam_min)
+        inside = (lam >= self.lam_min) & (lam <= self.lam_max)
+        return inside.to(lam.dtype)/(self.lam_max-self.lam_min)
 
-# %% ../nbs/17_classifier.ipynb #1278cba6
+# %% ../nbs/17_classifier.ipynb #a6b14645
 @torch.no_grad()
 def implicit_logits(
     model,              # the contract: `model(z, lam, y) -> eps`
-    x:Tensor,           # (b, …) clean data, floating point; half precision is raised to float32
+    x:Tensor,           # (b, …) clean data; half precision is raised to float32
     n_draws:int=16,     # draws of (λ, ε) for each example
-    law=None,           # law of λ, with `.lam(u)` and `.pdf(lam)`: a `UniformLam` or a `Schedule`; None: uniform in [−6, 6]
-    weighted:bool=True, # True: the likelihood's weight 1/(2p(λ)); False: every draw counts ½
-    common:bool=True,   # the same λ and ε for all classes? False: each class draws its own, which takes n times the memory
+    law=None,           # of λ, with `.lam(u)` and `.pdf(lam)`; None: `UniformLam()`
+    weighted:bool=True, # weigh by 1/(2p(λ)), as the likelihood? False: by ½
+    common:bool=True,   # the same λ and ε for all classes? False: n times the memory
     prior=None,         # (n,) p(c), tensor or list; None: all classes equally likely
     n_classes:int=None, # n; None: `model.null`
     seed:int=0,         # of the first example; example k has seed+k
-    bs:int=500,         # pairs of example and class that are made noisy and go through the model at once
-)->Tensor:              # (b, n): estimates of log p(x|c) + log p(c), up to a number for each example
-    "The generator as a classifier, from its denoising errors; a softmax gives p(c|x). Raises ValueError for draws or a `bs` below 1, an unknown number of classes, integer `x`, or a bad `prior`."
+    bs:int=500,         # pairs of example and class that go through the model at once
+)->Tensor:              # (b, n) log p(x|c) + log p(c), up to a number for each example
+    """The generator as a classifier, from its denoising errors; a softmax gives p(c|x).
+    Raises ValueError for draws or a `bs` below 1, an unknown number of classes,
+    integer `x`, or a bad `prior`."""
     law, n = law or UniformLam(), n_classes or getattr(model, 'null', None)
-    if n is None: raise ValueError("n_classes must be given for a model without `null`, got None")
-    if min(n_draws, bs) < 1: raise ValueError(f"n_draws and bs must be at least 1, got {n_draws} and {bs}")
-    if not x.is_floating_point(): raise ValueError(f"x must be floating point, got {x.dtype}")
-    if prior is not None:
-        prior = torch.as_tensor(prior)
-        if prior.shape != (n,) or not (prior > 0).all() or not prior.isfinite().all(): raise ValueError(f"prior must be {n} positive finite numbers, one for each class, got {prior.tolist()}")
-    x = x.to(torch.promote_types(x.dtype, torch.float32))                                     # noise in half precision would be too coarse
+    prior = torch.ones(n or 0) if prior is None else torch.as_tensor(prior)
+    _check_read(x, n_draws, bs, n, prior)
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     b, k = len(x), 1 if common else n
-    noise = NoiseStreams(range(seed, seed+b), (k, *x.shape[1:]), n_draws, x.device, x.dtype)
-    u = torch.stack([torch.rand(k, generator=g) for g in noise.gens]).to(x)                   # (b, k): where in its stratum
+    gens = [torch.Generator().manual_seed(seed+i) for i in range(b)]
+    def each(draw, *shape):
+        return torch.stack([draw(k, *shape, generator=g) for g in gens]).to(x)
+    u = each(torch.rand)                                        # (b, k)
     score = x.new_zeros(b*n)
     with evaluating(model):
         for j in range(n_draws):
-            lams, eps = law.lam((u+j)/n_draws), noise()                                       # (b, k), (b, k, …)
-            for rows in torch.arange(b*n, device=x.device).split(bs):                         # row i·n + c: example i, class c
-                i, c = rows//n, rows%n
+            lams, eps = law.lam((u+j)/n_draws), each(torch.randn, *x.shape[1:])
+            for rows in torch.arange(b*n, device=x.device).split(bs):
+                i, c = rows//n, rows%n                          # example, class
                 lam, e = lams[i,c%k], eps[i,c%k]
                 z, _ = diffuse(x[i], lam, e)
                 err = (model(z, lam, c)-e).square().flatten(1).sum(1)
                 score[rows] -= (1/(2*law.pdf(lam)) if weighted else .5)*err/n_draws
-    score = score.reshape(b, n)
-    return score if prior is None else score + prior.log().to(score)
+    return score.reshape(b, n) + prior.log().to(score)
+
+def _check_read(x, n_draws, bs, n, prior):
+    if n is None:
+        raise ValueError("n_classes must be given for a model without `null`, got None")
+    if min(n_draws, bs) < 1:
+        raise ValueError(f"n_draws and bs must be at least 1, got {n_draws} and {bs}")
+    if not x.is_floating_point(): raise ValueError(f"x must be floating point, got {x.dtype}")
+    if prior.shape != (n,) or not ((prior > 0) & (prior < math.inf)).all():
+        raise ValueError(f"prior must be {n} positive finite numbers, got {prior.tolist()}")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['paper_ws', 'cfg_prepare', 'cfg_train', 'cfg_sample', 'Jury', 'cfg_evaluate', 'cfg_tradeoff']
 
-# %% ../nbs/41_cli.ipynb #fe836292
+# %% ../nbs/41_cli.ipynb #b6ff6be8
 import json, math, matplotlib.pyplot as plt, numpy as np, sys, time, torch
 from contextlib import nullcontext
 from datetime import timedelta
@@ -14,7 +14,7 @@ from inspect import signature
 from itertools import zip_longest
 from pathlib import Path
 from zipfile import ZipFile
-from . import glyphs  # noqa: F401 (its rungs)
+from . import glyphs, imagenet  # noqa: F401 (their rungs)
 from .files import fingerprint, replacing
 from .schedule import Schedule
 from .plots import show_grid, show_points
@@ -26,27 +26,27 @@ from .training import diffusion_learner, SampleGrid
 from .metrics import evaluate, judges, noise_floor, paper_table, real_stats, show_tradeoff
 from .judges import get_judge
 from .pictures import prepare
-from .imagenet import imagenet_classes
 from .adm import load_adm
 from .variants import recompute
 from .processes import Deal, HalfPrecision
-from .runs import alone, clip_for, find, first, need, network, precisions
-from .runs import read_rows, Run, Sampling, write_rows
+from .runs import alone, clip_for, find, first, need, network, read_rows, Run, Sampling, write_rows
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.training import GradientAccumulation, GradientClip
+from fastai.torch_core import rank_distrib
+from fastcore.basics import AttrDict, store_attr
 from fastcore.meta import delegates
 from fastcore.script import call_parse, is_cli
 from tqdm.auto import tqdm
 
-# %% ../nbs/41_cli.ipynb #4c293a48
+# %% ../nbs/41_cli.ipynb #b1f20e0d
 def _command(f):
     @wraps(f)
     def _f(*args, **kwargs):
         shell = is_cli(command)
-        for s in (sys.stdout, sys.stderr)*shell: s.reconfigure(errors='backslashreplace')   # may know ASCII alone
-        PartialState(parse_flag_from_env('ACCELERATE_USE_CPU'), timeout=timedelta(days=7))   # one may judge for hours
+        for s in (sys.stdout, sys.stderr)*shell: s.reconfigure(errors='backslashreplace')   # it may know ASCII alone
+        PartialState(parse_flag_from_env('ACCELERATE_USE_CPU'), timeout=timedelta(days=7))  # to judge may take hours
         try: res = f(*args, **kwargs)
         except (ValueError, OSError, FloatingPointError, KeyboardInterrupt) as e:
             if not shell: raise
@@ -59,7 +59,7 @@ def _command(f):
 def _say(*lines):
     with tqdm.external_write_mode(): PartialState().print(*lines, sep='\n', flush=True)
 
-# %% ../nbs/41_cli.ipynb #9d58ca4d
+# %% ../nbs/41_cli.ipynb #5082fe8f
 @_command
 def cfg_prepare(
     path:str,           # folder of ImageNet's downsampled archive or of class folders, or .npz of images
@@ -70,106 +70,101 @@ def cfg_prepare(
     """Makes small images once, for training without waiting; run it again to continue.
     Raises ValueError or FileNotFoundError for whatever cannot be used."""
     folder = prepare(path, out, size, n_workers)
-    x, _, meta = open_cache(folder)
-    _say(f"{folder}: {len(x):,} images of {meta['size']}×{meta['size']}, {meta['n_train']:,} of them "
-         f"to train on, {len(meta['vocab'])} classes")
+    m = AttrDict(open_cache(folder)[2])
+    _say(f"{folder}: {m.n:,} images of {m.size}×{m.size} in {len(m.vocab)} classes, {m.n_train:,} to train on")
     return folder
 
-# %% ../nbs/41_cli.ipynb #a80d244d
+# %% ../nbs/41_cli.ipynb #5a0b66be
 def _settings(asked):
     "All arguments of `cfg_train`: what was asked for, else the data's recipe, else the network's"
     rung, adm = find(rungs, asked['data'], 'data'), bool(asked['init'])
     name = asked['net'] or ('adm64' if adm else rung.net)
-    recipe = {**find(presets, name, 'net').recipe, **rung.recipe}
-    s = {k: recipe.get(k) if v is None else v for k, v in asked.items()}
-    s.update(net=name, predicts=s['predicts'] or ('eps' if adm else 'v'))
-    _check_settings(s)
-    s['epochs'], s['steps'] = _epochs(s['steps'], s['every'])
-    return s
-
-def _epochs(steps, every):
-    "Epochs of `every` steps, or of about 100 and at most 100 of them, and the steps in all"
-    n = -(-steps//every) if every else min(-(-steps//100), 100)
-    return n, n*(every or -(-steps//n))
-
-def _check_settings(s):
-    "The door; what the loaders, the network and the learner know better they refuse themselves"
-    precision, init, net, n = s['precision'], s['init'], s['net'], PartialState().num_processes
-    need(precision in precisions, f"precision must be one of {', '.join(precisions)}, got {precision!r}")
-    need(init in (None, 'adm'), f"init must be adm, got {init!r}")
-    need(not init or (net, s['predicts']) == ('adm64', 'eps'),
-         f"init adm is net adm64 that predicts eps, got {net!r} that predicts {s['predicts']!r}")
-    Schedule(s['lam_min'], s['lam_max'])
-    need(0 <= s['seed'] < 2**32, f"seed must lie in 0 … 2³²−1, got {s['seed']}")
-    for k in ('steps', 'bs', 'lr', 'decay'): need(s[k] is not None, f"{k} must be given for net {net!r}")
+    own = {**find(presets, name, 'net').recipe, **rung.recipe}
+    own.update(net=name, predicts='eps' if adm else 'v', out=f"runs/{asked['data']}")
+    s = AttrDict({k: own.get(k) if v is None else v for k, v in asked.items()})
+    for k in ('steps', 'bs', 'lr', 'decay'): need(s[k] is not None, f"{k} must be given for net {name!r}")
     for k in ('steps', 'bs', 'micro', 'every', 'warmup'):
         need(s[k] is None or s[k] >= 1, f"{k} must be at least 1, got {s[k]}")
     for k in ('lr', 'grad_clip'): need(0 < s[k] < math.inf, f"{k} must be above 0 and finite, got {s[k]}")
-    micro = s['micro'] or max(1, s['bs']//n)
-    need(s['bs']%(micro*n) == 0, f"bs must be a multiple of micro × processes, {micro} × {n}, got {s['bs']}")
-    s['at_once'] = micro*n
+    need(s.init in (None, 'adm'), f"init must be adm, got {s.init!r}")
+    is_adm = (name, s.predicts) == ('adm64', 'eps')
+    need(is_adm or not adm, f"init adm is net adm64 that predicts eps, got {name!r} and {s.predicts!r}")
+    Schedule(s.lam_min, s.lam_max)
+    Sampling(seed=s.seed, precision=s.precision)                        # the same doors
+    n = PartialState().num_processes
+    micro = s.micro or max(1, s.bs//n)
+    fits = f"bs must be a multiple of micro × processes, {micro} × {n}, got {s.bs}"
+    need(s.bs%(micro*n) == 0, fits)
+    return AttrDict(s, out=str(s.out), at_once=micro*n, **_epochs(s.steps, s.every))
+
+def _epochs(steps, every):
+    "Epochs of `every` steps, or of about 100 and at most 100 of them; and the steps in all"
+    n = -(-steps//every) if every else min(-(-steps//100), 100)
+    return dict(epochs=n, steps=n*(every or -(-steps//n)))
 
 def _loaders(data, path, **kwargs):
     "The rung, which is read once"
     make = find(rungs, data, 'data').make
     if path is None: return make(**kwargs)
-    need('path' in signature(make).parameters, f"path is for data that is not made here, {data!r} is")
+    elsewhere = 'path' in signature(make).parameters
+    need(elsewhere, f"path is for data that is not made here, {data!r} is")
     return make(path=path, **kwargs)
 
-# %% ../nbs/41_cli.ipynb #25b1f4ef
+# %% ../nbs/41_cli.ipynb #41141d29
 def _network(s, dls):
     "The network to train, and the configuration: all that decides the result"
     local = 'out', 'path', 'weights', 'micro', 'at_once', 'compile', 'channels_last', 'recompute'
-    x, y = dls.train_ds.tensors
-    c = {k: v for k, v in s.items() if k not in local}
-    c.update(shape=list(x.shape[1:]), n_classes=dls.c, data_fingerprint=_known(dls) or fingerprint(x, y))
+    (x, y), c = dls.train_ds.tensors, {k: v for k, v in s.items() if k not in local}
+    c.update(shape=list(x.shape[1:]), n_classes=dls.c)
+    c['data_fingerprint'] = _known(dls) or fingerprint(x, y)
     if dls.vocab is None: c['cond'] = 'vector'
-    if s['init']: c['clock'] = 'adm'
-    torch.manual_seed(s['seed'])
-    net = _adm(s['weights'], dls.vocab) if s['init'] and not Run(s['out']).begun else network(c)
+    if s.init: c['clock'] = 'adm'
+    torch.manual_seed(s.seed)
+    net = _adm(s.weights, dls.vocab) if s.init and not Run(s.out).begun else network(c)
     c.update({k: getattr(net, k) for k in signature(type(net)).parameters if hasattr(net, k)})
     return net, json.loads(json.dumps(c))
 
 def _known(dls): return getattr(dls.train_ds, 'fingerprint', None)      # of a cache
 
 def _adm(weights, vocab):
-    for k, (ours, theirs) in enumerate(zip_longest(vocab, imagenet_classes()[1])):
-        need(ours == theirs, "init adm knows ImageNet's classes in the order of their WordNet ids: "
-             f"class {k} must be {theirs!r}, the data has {ours!r}")
+    pairs = enumerate(zip_longest(vocab, imagenet.imagenet_classes()[1]))
+    off = [f"class {k} must be {b!r}, the data has {a!r}" for k, (a, b) in pairs if a != b]
+    need(not off, f"init adm knows ImageNet's classes by their WordNet ids: {''.join(off[:1])}")
     return load_adm(weights).net.requires_grad_(True)
 
 def _learner(s, dls, net):
     "What `cfg_train` trains: each wish is a callback"
-    clip, own = clip_for(net.shape), {k: s[k] for k in ('predicts', 'p_uncond', 'decay', 'lr')}
-    cbs = [GradientClip(s['grad_clip']), Deal(),
-           SampleGrid(max(1, s['epochs']//10), clip=clip, folder=Path(s['out'])/'samples')]
-    if s['at_once'] < s['bs']: cbs.append(GradientAccumulation(s['bs']))
-    if s['precision'] != 'fp32': cbs.append(HalfPrecision(s['precision']))
-    if s['channels_last']: cbs.append(ChannelsLast())
-    if s['recompute']: recompute(net)
-    dls.train.n = s['steps']//s['epochs']*s['bs']
-    learn = diffusion_learner(dls, net, Schedule(s['lam_min'], s['lam_max']), cbs=cbs, **own)
-    if s['compile']: learn.model.compile()
-    learn.logger = lambda r: print(f'step {learn.ema.n}: loss {r[1]:.4f}, on held-out data {r[2]:.4f}, {r[3]}', flush=True)
+    folder, every = Path(s.out)/'samples', max(1, s.epochs//10)
+    grid = SampleGrid(every, clip=clip_for(net.shape), folder=folder)
+    cbs = [GradientClip(s.grad_clip), Deal(), grid]
+    if s.at_once < s.bs: cbs.append(GradientAccumulation(s.bs))
+    if s.precision != 'fp32': cbs.append(HalfPrecision(s.precision))
+    if s.channels_last: cbs.append(ChannelsLast())
+    if s.recompute: recompute(net)
+    dls.train.n, sched = s.steps//s.epochs*s.bs, Schedule(s.lam_min, s.lam_max)
+    learn = diffusion_learner(dls, net, sched, s.predicts, s.p_uncond, s.decay, s.lr, cbs)
+    if s.compile: learn.model.compile()
+    said = 'step {}: loss {:.4f}, on held-out data {:.4f}, {}'
+    learn.logger = lambda row: _say(said.format(learn.ema.n, *row[1:]))
     return learn
 
 def _train(s, dls):
     "One training, or the rest of it"
-    run, start, n = Run(s['out']), time.perf_counter(), PartialState().num_processes
+    run, start, n = Run(s.out), time.perf_counter(), PartialState().num_processes
     net, config = _network(s, dls)
     learn, size = _learner(s, dls, net), sum(p.numel() for p in net.parameters())
-    seen = sys.stdout.isatty() and PartialState().is_main_process
+    bar = nullcontext() if sys.stdout.isatty() and not rank_distrib() else learn.no_bar()
+    what = f"{s.out}: {s.data}, {s.net} with {size:,} parameters, {s.steps} steps of {s.bs}"
     with alone(run.path):
         first(run.claim, config)
-        if run.finished: return _say(f"{run.path}: trained already, {s['steps']} steps")
-        _say(f"{run.path}: {s['data']}, {s['net']} with {size:,} parameters, {s['steps']} steps of {s['bs']} "
-             f"on {f'{n} × ' if n > 1 else ''}{dls.device}")
-        with nullcontext() if seen else learn.no_bar(), learn.distrib_ctx() if n > 1 else nullcontext():
-            learn.fit_resumable(s['epochs'], run.path/'last.ckpt', s['lr'], s['warmup'])
+        if run.finished: return _say(f"{s.out}: trained already, {s.steps} steps")
+        _say(f"{what} on {f'{n} × '*(n > 1)}{dls.device}")
+        with bar, learn.distrib_ctx() if n > 1 else nullcontext():
+            learn.fit_resumable(s.epochs, run.path/'last.ckpt', s.lr, s.warmup)
         first(run.save, learn)
-    _say(f'{run.path}: trained in {time.perf_counter()-start:.0f} s')
+    _say(f'{s.out}: trained in {time.perf_counter()-start:.0f} s')
 
-# %% ../nbs/41_cli.ipynb #467645a1
+# %% ../nbs/41_cli.ipynb #98ee3ae6
 @_command
 def cfg_train(
     data:str='digits',        # rung, such as digits, glyphs32, cifar10, imagenet64, images (your own, in path), moons, or a dotted path
@@ -198,12 +193,12 @@ def cfg_train(
 ):
     """Train one network with and without labels; run it again to continue where it stopped.
     Raises ValueError for a bad argument or a folder of another configuration."""
-    s = _settings({**locals(), 'out': str(out or f'runs/{data}')})
-    if is_cli(cfg_train) and s['net'] == 'mlp': torch.set_num_threads(1)      # points are too few to share
-    _train(s, _loaders(data, path, seed=seed, bs=s['at_once']))
-    return Path(s['out'])
+    s = _settings(locals())
+    if is_cli(cfg_train) and s.net == 'mlp': torch.set_num_threads(1)         # points are too few to share
+    _train(s, _loaders(data, path, seed=seed, bs=s.at_once))
+    return Path(s.out)
 
-# %% ../nbs/41_cli.ipynb #7afe5dfa
+# %% ../nbs/41_cli.ipynb #49dc1178
 def _save(ax, path):
     with replacing(path) as f: ax.figure.savefig(f, format='png', dpi=150, bbox_inches='tight')
     plt.close(ax.figure)
@@ -214,65 +209,68 @@ def cfg_sample(
     run:str,      # run folder of a trained network
     n:int=100,    # samples
     w:float=1.,   # guidance weight, at least -1; 0 is off, -1 unconditional
-    y:str=None,   # class, or numbers separated by commas, that are asked for; default: all classes in turn
+    y:int=None,   # class to sample; default: all classes in turn
     out:str=None, # file to write, .npz; default RUN/samples_wW_yY_seedS.npz
     **kwargs,
 ):
     """Samples from a trained network, as an .npz (arr_0 images uint8 (n, h, w, c) or points float32, arr_1 labels)
     and a picture beside it; stopped and run again it continues. Raises ValueError for a bad argument."""
     how, of = Sampling(**kwargs).of(Run(run)), '' if y is None else f'_y{y}'
-    how.make_rule(how.model, w)
+    how.guided(w)
     need(n >= 1, f"n must be at least 1, got {n}")
-    asked = y if y is None else _floats(y, 'y')
-    if asked and not asked[1:] and asked[0].is_integer(): asked = int(asked[0])      # a class
-    labels = how.asks(n, asked)
-    out = Path(out or f'{run}/samples_w{w:g}{of}_seed{how.seed}.npz')
+    labels, out = how.asks(n, y), Path(out or f'{run}/samples_w{w:g}{of}_seed{how.seed}.npz')
     need(out.suffix == '.npz', f"out must end in .npz, got {out.name!r}")
     def keep(x):
-        with replacing(out) as f: np.savez(f, x.movedim(1, -1) if x.ndim == 4 else x, labels)
+        last = x.movedim(1, -1) if x.ndim == 4 else x
+        with replacing(out) as f: np.savez(f, last.numpy(), labels.numpy())
         ax = show_grid(to_unit(x[:100]), ncols=10) if x.ndim == 4 else show_points(x, labels)
         _save(ax, out.with_suffix('.png'))
     with how.samples(out.parent, w, labels) as x: first(keep, x)
     _say(f'{out}: {n} samples at w = {w:g}, {how.n_steps} calls each; picture {out.stem}.png')
     return None if x is None else (x, labels)
 
-def _floats(text, name):
-    try: return [float(o) for o in str(text).split(',')]
-    except ValueError: raise ValueError(f"{name} must be numbers separated by commas, got {text!r}") from None
-
-# %% ../nbs/41_cli.ipynb #37f7aecd
-class Jury:
-    """Who looks at samples, and what they are compared with: statistics, or the real images of a rung.
-    Raises ValueError or FileNotFoundError for what does not fit, before any work."""
+# %% ../nbs/41_cli.ipynb #5489f145
+class Jury(Sampling):
+    """Samples that are judged. Raises ValueError or FileNotFoundError for what does not fit, before any work."""
+    @delegates(Sampling)
     def __init__(self,
-        data,          # rung, or None
-        dls,           # its loaders, or None
-        n:int,         # samples there will be
-        shape,         # of one
-        judge=None,    # by name or dotted path; None: what suits the data
-        weights=None,  # file of the judge's weights
-        stats=None,    # .npz of statistics
+        n:int=2000,       # samples
+        judge:str=None,   # digits, glyphs16, glyphs32, glyphs64, inception or a dotted path; default: what suits the data
+        weights:str=None, # file of Inception's weights; default: fetched once
+        stats:str=None,   # .npz of statistics to compare with; default: real images of the data
+        path:str=None,    # folder or file of data that is not made here
+        **kwargs,
     ):
+        super().__init__(**kwargs)
         need(n >= 10, f"n must be at least 10, got {n}")
-        self.name, self.data = judge or (rungs[data].judge if data else 'inception'), data
-        need(self.name, f"data must be images to be judged by FID, {data!r} is points")
-        looks_at = find(judges, self.name, 'judge').shape
-        need(looks_at in (None, tuple(shape)), f"judge {self.name!r} cannot look at images of shape {tuple(shape)}")
-        self.floor = self.judge = None
-        first(self.look, dls, n, weights, stats)
+        store_attr('n,judge,weights,stats,path')
 
-    def look(self, dls, n, weights, stats):
-        "Gets the judge, and shows him the real images."
-        self.judge = judge = get_judge(self.name, weights)
-        if stats: self.real = real_stats(stats, judge)
+    def meet(self,
+        data,   # rung, or None
+        dls,    # its loaders, or None
+        shape,  # of one sample
+    ):
+        "Finds the judge, and shows him what the samples are compared with."
+        self.data, self.floor = data, None
+        self.judge = self.judge or (rungs[data].judge if data else 'inception')
+        need(self.judge, f"data must be images to be judged by FID, {data!r} is points")
+        sees = find(judges, self.judge, 'judge').shape
+        fits = sees in (None, tuple(shape))
+        need(fits, f"judge {self.judge!r} looks at images {sees}, not {tuple(shape)}")
+        first(self.look, dls)
+
+    def look(self, dls):
+        self.eye = get_judge(self.judge, self.weights)
+        if self.stats: x, known = self.stats, None
         else:
-            x, y = dls.train_ds.tensors
-            if not _known(dls): x, y = map(torch.cat, zip((x, y), dls.valid_ds.tensors))     # a small set: all of it
-            self.floor = dict(w='real', **noise_floor(x, self.told(y), judge, min(n, len(x)//2)))
+            x, y, known = *dls.train_ds.tensors, _known(dls)
+            if not known: x, y = map(torch.cat, zip((x, y), dls.valid_ds.tensors))     # a small set: all of it
+            floor = noise_floor(x, self.told(y), self.eye, min(self.n, len(x)//2))
+            self.floor = dict(w='real', **floor)
             _say(*_printed(self.floor))
-            self.real = real_stats(x, judge, known=_known(dls), progress=True)
+        self.real = real_stats(x, self.eye, known=known, progress=True)
 
-    def told(self, y): return y if 'verdict' in self.judge.layers else None
+    def told(self, y): return y if 'verdict' in self.eye.layers else None
 
     def row(self,
         w,  # guidance weight, or None
@@ -280,121 +278,121 @@ class Jury:
         y,  # their classes
     )->dict:
         "What the judge says of samples, and beside it what the paper has for this weight."
-        row = dict(w=w, **evaluate(x, self.real, self.told(y), self.judge))
+        row = dict(w=w, **evaluate(x, self.real, self.told(y), self.eye))
         paper = [r for r in paper_table if self.data == 'imagenet64' and r['w'] == w]
         return {**row, **{f'paper_{k}': r[k] for r in paper for k in ('fid', 'isc')}}
 
 def _printed(row, names=True):
     "A row as lines of a table"
-    forms = {k: 'g' if k in ('w', 'n') else '.3f' for k in row}
-    cells = [f'{v:{forms[k]}}' if isinstance(v, (int, float)) else v or '' for k, v in row.items()]
+    forms = dict(w='{:g}', n='{}')
+    cells = [forms.get(k, '{:.3f}').format(v) if isinstance(v, (int, float)) else v or '' for k, v in row.items()]
     return [''.join(f'{o:>11}' for o in l) for l in ([row] if names else []) + [cells]]
 
-# %% ../nbs/41_cli.ipynb #58cb8888
+# %% ../nbs/41_cli.ipynb #6f15c83d
 def _images(path):
     "Images (n, c, h, w) and their labels, or None, from an .npz"
     try:
         size = sum(o.file_size for o in ZipFile(path).infolist())
         need(size < 2**30 + 100*path.stat().st_size, f'it would unpack to {size:,} bytes')
         with np.load(path) as f: x, y = f['arr_0'].astype(np.uint8, casting='safe'), f.get('arr_1')
-        return torch.from_numpy(x).permute(0, 3, 1, 2), y if y is None else torch.from_numpy(y).long()
+        if y is not None: y = torch.from_numpy(y).long()
+        return torch.from_numpy(x).permute(0, 3, 1, 2), y
     except FileNotFoundError: raise
-    except Exception as e:
-        raise ValueError(f"{path} must hold uint8 images arr_0 (n, h, w, c), and perhaps labels arr_1 ({e})") from None
+    except Exception as e: raise ValueError(f"{path} must hold uint8 images (n, h, w, c) as arr_0 ({e})") from None
 
 @_command
-@delegates(Sampling)
+@delegates(Jury)
 def cfg_evaluate(
-    run:str,          # run folder of a trained network, or .npz of images: arr_0 uint8 (n, h, w, c), arr_1 labels
-    w:float=None,     # guidance weight, at least -1; default: 0, off; of a file only a note
-    n:int=2000,       # samples
-    judge:str=None,   # digits, glyphs16, glyphs32, glyphs64, inception or a dotted path; default: what suits the data
-    weights:str=None, # file of Inception's weights; default: fetched once
-    stats:str=None,   # .npz of statistics to compare with; default: real images
-    data:str=None,    # rung of the real images, for an .npz; default: the run's
-    path:str=None,    # folder or file of data that is not made here
+    run:str,        # run folder of a trained network, or .npz of images: arr_0 uint8 (n, h, w, c), arr_1 labels
+    w:float=None,   # guidance weight, at least -1; default: 0, off; of a file only a note
+    data:str=None,  # rung of the real images, for an .npz; default: the run's
     **kwargs,
 ):
     """FID, Inception score, precision, recall and agreement of a network or of images, beside those of real
     images; adds a row to evaluate.csv. Raises ValueError for a bad argument."""
-    run, how, c = Path(run), Sampling(**kwargs), {}
+    run, jury, c = Path(run), Jury(**kwargs), {}
     if run.suffix == '.npz':
-        need(data or stats, "data must be named for an .npz: whose real images is it compared with?")
-        folder, note, (x, y) = run.parent, dict(samples=run.name), _images(run)
-        n, shape, made = len(x), x.shape[1:], nullcontext(x)
+        need(data or jury.stats, "data must say whose real images the .npz is compared with")
+        (x, y), folder, note = _images(run), run.parent, dict(samples=run.name)
+        jury.n, shape, made = len(x), x.shape[1:], nullcontext(x)
     else:
-        c, w, folder, note = how.of(Run(run)).config, w or 0., run, {**how.asked, 'bits': how.precision}
-        need(data in (None, c['data']), f"data must be {c['data']!r}, what {run} was trained on, got {data!r}")
-        data, shape, y = c['data'], how.shape, how.asks(n)
-        made = how.samples(run, w, y)
-    dls = _loaders(data, path, seed=c.get('seed', 0), bs=1) if data and not stats else None
-    jury = Jury(data, dls, n, shape, judge, weights, stats)
+        note = dict(jury.asked, bits=jury.precision)
+        c, w, folder = jury.of(Run(run)).config, w or 0., run
+        need(data in (None, c['data']), f"data must be {c['data']!r}, as in {run}, got {data!r}")
+        data, shape, y = c['data'], jury.shape, jury.asks(jury.n)
+        jury.guided(w)
+        made = jury.samples(run, w, y)
+    dls = None if jury.stats else _loaders(data, jury.path, seed=c.get('seed', 0), bs=1)
+    jury.meet(data, dls, shape)
     with made as x: row = first(jury.row, w, x, y)
     if row is None: return
     _say(*_printed(row, not jury.floor))
     file = folder/'evaluate.csv'
-    write_rows(file, (read_rows(file) if file.exists() else []) + [{**note, 'judge': jury.name, **row}])
+    rows = read_rows(file) if file.exists() else []
+    write_rows(file, [*rows, {**row, 'judge': jury.judge, **note, **row}])
     return row
 
-# %% ../nbs/41_cli.ipynb #2750fbb2
+# %% ../nbs/41_cli.ipynb #3deb68fe
 paper_ws = ','.join(f"{r['w']:g}" for r in paper_table)   # of the paper's Figure 1
 
-def _sweep(folder, ws, how, jury, y):
+def _weights(text):
+    "Each of the numbers between commas once"
+    try: ws = list(dict.fromkeys(float(o) for o in str(text).split(',')))
+    except ValueError: raise ValueError(f"ws must be numbers separated by commas, got {text!r}") from None
+    for w in ws: CFG(None, w)
+    return ws
+
+def _sweep(folder, ws, jury, y):
     "The rows of the table by weight; those that are not there yet are made"
-    file, ncols = folder/'tradeoff.csv', min(how.model.null, 20)
+    file, ncols = folder/'tradeoff.csv', min(jury.model.null, 20)
     done = {r['w']: r for r in (read_rows(file) if file.exists() else [])}
     PartialState().wait_for_everyone()                     # all have read before the first one writes
     for w in tqdm(ws, desc='weights', unit='w', leave=False, disable=None):
-        def judge(x):
+        def keep(x):
             ax = show_grid(to_unit(x[:100]), ncols=ncols, title=f'w = {w:g}')
             _save(ax, folder/f'grid_w{w:.15g}.png')
             done[w] = jury.row(w, x, y)
             write_rows(file, [done[k] for k in sorted(done)])
         if w not in done:
-            with how.samples(folder, w, y) as x: first(judge, x)
+            with jury.samples(folder, w, y) as x: first(keep, x)
         first(lambda: _say(*_printed(done[w], not jury.floor and w == ws[0])))
-    return done
+    return [done[w] for w in sorted(done)]
 
 @_command
-@delegates(Sampling)
+@delegates(Jury)
 def cfg_tradeoff(
     data:str='digits', # rung of images, such as digits, glyphs32, cifar10, imagenet64, images (your own, in path)
     out:str=None,      # run folder; default runs/DATA; trained first where it is not yet
     steps:int=None,    # optimiser steps of the training; default: the recipe's
     ws:str=paper_ws,   # guidance weights, separated by commas; with a negative first one write --ws=-1,0
-    n:int=2000,        # samples for each weight
-    judge:str=None,    # digits, glyphs16, glyphs32, glyphs64, inception or a dotted path; default: what suits the data
-    weights:str=None,  # file of Inception's weights; default: fetched once
-    stats:str=None,    # .npz of statistics to compare with; default: real images
-    path:str=None,     # folder or file of data that is not made here
     **kwargs,
 ):
     """The paper's experiment: train (with this seed and precision), sample at each guidance weight from the same
     seeds, judge, draw. Run it again to continue. Raises ValueError for a bad argument."""
-    start, how, run = time.perf_counter(), Sampling(**kwargs), Run(out or f'runs/{data}')
-    ws = list(dict.fromkeys(_floats(ws, 'ws')))
-    for w in ws: CFG(None, w)
-    own = dict(_defaults, data=data, out=str(run.path), path=path, net=how.net, steps=steps,
-               precision=how.precision, seed=how.seed)
-    c = run.config if run.finished else _settings(own)
-    for k, o in dict(data=data, steps=steps and _epochs(steps, c['every'])[1]).items():
-        need(o in (None, c[k]), f"out {str(run.path)!r} was trained with {k} {c[k]!r}, not {o!r}: give another folder")
-    dls = _loaders(data, path, seed=c['seed'], bs=c.get('at_once', 1))
-    jury = Jury(data, dls, n, dls.train_ds.tensors[0].shape[1:], judge, weights, stats)
+    start, ws, jury = time.perf_counter(), _weights(ws), Jury(**kwargs)
+    run, plain = Run(out or f'runs/{data}'), {k: o.default for k, o in signature(cfg_train).parameters.items()}
+    asked = {k: kwargs[k] for k in ('path', 'net', 'precision', 'seed') if k in kwargs}
+    asked.update(data=data, out=out, steps=steps)
+    c = run.config if run.finished else _settings({**plain, **asked})
+    same = dict(data=data, steps=_epochs(steps, c['every'])['steps'] if steps else c['steps'])
+    if run.finished: first(run.claim, same)
+    dls = _loaders(data, jury.path, seed=c['seed'], bs=c.get('at_once', 1))
+    jury.meet(data, dls, dls.train_ds.tensors[0].shape[1:])
     if not run.finished: _train(c, dls)
-    y = how.of(run).asks(n)
-    told = {**how.asked, **dict(bs=None, n=n, judge=jury.name, stats=stats and Path(stats).name, network=how.id)}
+    y, stats = jury.of(run).asks(jury.n), jury.stats and Path(jury.stats).name
+    told = dict(jury.asked, bs=None, n=jury.n, judge=jury.judge, stats=stats, network=jury.id)
     with alone(run.path):
         first(run.claim, told, 'tradeoff.json', 'a sweep')
-        done = _sweep(run.path, ws, how, jury, y)
-    if not PartialState().is_main_process: return
-    rows = [done[w] for w in sorted(done)]
-    ax = show_tradeoff(rows, label=f"{data}, {c['steps']} steps", floor=jury.floor)
+        rows = _sweep(run.path, ws, jury, y)
+    if rank_distrib(): return
+    _draw(run, rows, data, c['steps'], jury.floor)
+    _say(f'{run.path}: tradeoff.csv, tradeoff.png, {len(rows)} grids; {time.perf_counter()-start:.0f} s')
+    return rows
+
+def _draw(run, rows, data, steps, floor):
+    "The paper's Figure 1"
+    ax = show_tradeoff(rows, label=f'{data}, {steps} steps', floor=floor)
     if data == 'imagenet64': show_tradeoff(paper_table, ax=ax, label='the paper')
     _save(ax, run.path/'tradeoff.png')
     best, top = min(rows, key=lambda r: r['fid']), max(rows, key=lambda r: r['isc'])
-    _say(f"best FID {best['fid']:.3f} at w = {best['w']:g}; best Inception score {top['isc']:.3f} at w = {top['w']:g}",
-         f'{run.path}: tradeoff.csv, tradeoff.png, {len(rows)} grids; {time.perf_counter()-start:.0f} s in all')
-    return rows
-
-_defaults = {k: o.default for k, o in signature(cfg_train).parameters.items()}
+    _say(f"best FID {best['fid']:.3f} at w = {best['w']:g}, best IS {top['isc']:.3f} at w = {top['w']:g}")

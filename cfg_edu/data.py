@@ -12,7 +12,8 @@ from functools import partial
 from math import pi
 from pathlib import Path
 with warnings.catch_warnings():
-    warnings.filterwarnings('ignore', message='`torch.jit.script` is deprecated')  # fastai's import says so
+    # what fastai's import says on new versions of torch
+    warnings.filterwarnings('ignore', message='`torch.jit.script` is deprecated')
     from fastai.data.core import DataLoaders, TfmdDL
     from fastai.data.external import fastai_path
     from fastai.torch_core import default_device
@@ -30,19 +31,20 @@ def to_unit(
     "Pixels 0…255 to [−1, 1]; other tensors pass."
     return x.float()/127.5 - 1 if x.dtype == torch.uint8 else x
 
-# %% ../nbs/10_data.ipynb #a08f7b48
+# %% ../nbs/10_data.ipynb #04f81f88
 class TensorDL(TfmdDL):
     "Batches by index from a `TensorDataset`; no item is ever taken alone."
     def __init__(self,
         dataset,           # `TensorDataset` of x (n, …) and y (n,) or (n, d)
         bs:int=128,        # examples in a batch
         num_workers:int=0, # none is needed, the data is in memory
-        **kwargs,          # `shuffle`, `drop_last`, `after_batch`, `device` and the rest of fastai's `TfmdDL`
+        **kwargs,          # `shuffle`, `drop_last`, … of fastai's `TfmdDL`
     ):
         super().__init__(dataset, bs=bs, num_workers=num_workers, **kwargs)
     def shuffle_fn(self, idxs):
-        "As many indices as `idxs`, pass after pass over the data, each in an order that the state of `self.rng` decides"
-        g, n = torch.Generator().manual_seed(self.rng.getrandbits(63)), len(self.dataset)
+        "As many indices as `idxs`, pass after pass, in orders `self.rng` decides"
+        n, g = len(self.dataset), torch.Generator()
+        g.manual_seed(self.rng.getrandbits(63))
         passes = [torch.randperm(n, generator=g) for _ in range(-(-len(idxs)//n))]
         return torch.cat(passes)[:len(idxs)].tolist()
     def create_batches(self, samps):
@@ -58,73 +60,83 @@ class TensorDL(TfmdDL):
         "Images in a grid with what they are told above, points in the plane"
         x, y = b or self.one_batch()
         n, vocab = max_n*(64 if x.ndim == 2 else 1), self.vocab
-        if x.ndim == 2: return show_points(x[:n], y[:n] if vocab else None, vocab=vocab, **kwargs)
-        names = [vocab[o] if vocab else ' '.join(f'{v:.1f}' for v in o) for o in y[:n]]
-        return show_grid(x[:n], labels=names, **kwargs)
+        x, y = x[:n], y[:n]
+        if x.ndim == 2:
+            return show_points(x, y if vocab else None, vocab=vocab, **kwargs)
+        def name(o): return vocab[o] if vocab else ' '.join(f'{v:.1f}' for v in o)
+        return show_grid(x, labels=[name(o) for o in y], **kwargs)
 
-# %% ../nbs/10_data.ipynb #27b0aedd
+# %% ../nbs/10_data.ipynb #262af5e6
 def random_flip(
     x:Tensor, # (b, c, h, w) images; any other tensor passes
 )->Tensor:    # each image mirrored left to right with probability ½
     "The only augmentation: a mirrored cat is still a cat."
     if x.ndim != 4: return x
-    return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < .5, x.flip(-1), x)
+    half = torch.rand(len(x), 1, 1, 1, device=x.device) < .5
+    return torch.where(half, x.flip(-1), x)
 
 def _split(valid, n):
-    "What trains and what is held out of `n`: first and last are slices, which copy nothing"
+    "What trains and what is held out of `n`: as slices, if can be, which copy nothing"
     held = torch.zeros(n, dtype=torch.bool)
     last = isinstance(valid, (int, np.integer))
     try: held[torch.arange(n-valid, n) if last else torch.as_tensor(valid)] = True
     except (IndexError, RuntimeError):
-        raise ValueError(f"valid must be indices or a mask of {n} examples, got {valid}") from None
+        what = f"indices or a mask of {n} examples"
+        raise ValueError(f"valid must be {what}, got {valid}") from None
     k = n - int(held.sum())
     if not 0 < k < n:
-        raise ValueError(f"valid must hold out at least one of {n} examples and leave one, got {n-k}")
+        raise ValueError(f"valid must hold out at least one of {n} examples "
+            f"and leave one, got {n-k}")
     return (slice(k), slice(k, n)) if held[k:].all() else (~held, held)
 
 def data_dls(
     x:Tensor,        # (n, …) float in [−1, 1], or uint8 images
-    y:Tensor,        # (n,) classes 0…c−1; without `vocab` (n, d), a vector for each example
+    y:Tensor,        # (n,) classes 0…c−1; without `vocab` (n, d), a vector for each
     vocab=None,      # c names
     bs:int=128,      # examples in a batch
-    valid=None,      # held out: so many at the end, or indices, or a mask; None: the last fifth
+    valid=None,      # held out: a number, the last ones, or indices; None: a fifth
     flip=False,      # mirror training images at random?
     seed=0,          # of the order of the training batches
     device=None,     # where the batches go; None is fastai's default
-)->DataLoaders:      # `train`, shuffled, whole batches alone, and `valid`; `.vocab` and `.c`, c or d
+)->DataLoaders:      # `train`, shuffled, whole batches, and `valid`; `.c` is c or d
     """Loaders for any tensors.
     Raises ValueError where x, y, vocab, valid and bs do not fit together."""
     x, y, n = torch.as_tensor(x), torch.as_tensor(y), len(x)
     parts = _split(n//5 if valid is None else valid, n)
     if vocab is None:
         if y.ndim != 2 or len(y) != n or not y.isfinite().all():
-            raise ValueError(f"y without vocab must be {n} finite vectors, got shape {tuple(y.shape)}")
+            raise ValueError(f"y without vocab must be {n} finite vectors, "
+                f"got shape {tuple(y.shape)}")
         y, c = y.float(), y.shape[1]
     else:
         y, vocab, c = y.long(), L(vocab), len(vocab)
         if y.shape != (n,):
-            raise ValueError(f"y must be a class for each of {n} examples, got shape {tuple(y.shape)}")
+            raise ValueError(f"y must be a class for each of {n} examples, "
+                f"got shape {tuple(y.shape)}")
         if y.min() < 0 or y.max() >= c:
-            raise ValueError(f"y must lie in 0…{c-1}, {c} names in vocab, got {y.min()} to {y.max()}")
+            raise ValueError(f"y must lie in 0…{c-1}, {c} names in vocab, "
+                f"got {y.min()} to {y.max()}")
     if x.dtype != torch.uint8:
         x = x.float()
         if not x.isfinite().all() or x.ndim == 4 and x.abs().max() > 1:
-            raise ValueError(f"x must be finite, images in [-1, 1], got {x.min():g} to {x.max():g}")
+            raise ValueError(f"x must be finite, images in [-1, 1], "
+                f"got {x.min():g} to {x.max():g}")
     train, held = (TensorDataset(x[i], y[i]) for i in parts)
     for ds in (train, held): ds.vocab, ds.c = vocab, c
     if not 1 <= bs <= len(train):
-        raise ValueError(f"bs must lie in 1…{len(train)}, the training examples, got {bs}")
-    dl = TensorDL(train, bs, shuffle=True, drop_last=True, after_batch=[to_unit]+[random_flip]*flip)
-    dls = DataLoaders(dl, TensorDL(held, bs, after_batch=to_unit), device=device or default_device())
-    dl.rng = random.Random(seed)
-    return dls
+        raise ValueError(f"bs must lie in 1…{len(train)}, training examples, got {bs}")
+    tfms = [to_unit] + [random_flip]*flip
+    tr = TensorDL(train, bs, shuffle=True, drop_last=True, after_batch=tfms)
+    tr.rng = random.Random(seed)
+    va = TensorDL(held, bs, after_batch=to_unit)
+    return DataLoaders(tr, va, device=device or default_device())
 
-# %% ../nbs/10_data.ipynb #8cf4fa22
+# %% ../nbs/10_data.ipynb #6300235a
 def _mixture(n, g): return ring().draw(n, generator=g)
 
 def _moons(n, g):
     y, t = torch.randint(2, (n,), generator=g), pi*torch.rand(n, generator=g)
-    s = 1-2*y                  # the second moon is the first one turned by 180° about the centre
+    s = 1-2*y                  # the second moon is the first one turned by 180°
     x = .6*s[:,None]*torch.stack([t.cos()-.5, t.sin()-.25], 1)
     return x + .04*torch.randn(n, 2, generator=g), y
 
@@ -145,9 +157,10 @@ def _checkerboard(n, g):
     y, j = torch.randint(4, (n,), generator=g), torch.randint(2, (n,), generator=g)
     return (torch.stack([2*j + y%2, y], 1) + torch.rand(n, 2, generator=g))/2 - 1, y
 
-toys = {f.__name__[1:]: f for f in (_mixture, _moons, _spirals, _pinwheel, _checkerboard)}
+_all = _mixture, _moons, _spirals, _pinwheel, _checkerboard
+toys = {f.__name__[1:]: f for f in _all}
 
-# %% ../nbs/10_data.ipynb #c0e80668
+# %% ../nbs/10_data.ipynb #ffc05f1b
 def toy(
     name:str,   # one of `toys`
     n:int,      # points
@@ -155,7 +168,8 @@ def toy(
 )->tuple:       # x (n, 2) float32, y (n,) int64
     """Points of a distribution in the plane and their classes.
     Raises ValueError for an unknown `name` or n < 1."""
-    if name not in toys: raise ValueError(f"name must be one of {', '.join(toys)}, got {name!r}")
+    if name not in toys:
+        raise ValueError(f"name must be one of {', '.join(toys)}, got {name!r}")
     if n < 1: raise ValueError(f"n must be at least 1, got {n}")
     return toys[name](n, torch.Generator().manual_seed(seed))
 
@@ -169,19 +183,22 @@ def toy_dls(
     """A distribution in the plane in batches.
     Raises ValueError for an unknown `name`."""
     x, y = toy(name, n + n//10, seed)
-    return data_dls(x, y, range(int(y.max())+1), bs, n//10, seed=seed, device=device)
+    vocab = range(int(y.max())+1)
+    return data_dls(x, y, vocab, bs, n//10, seed=seed, device=device)
 
-# %% ../nbs/10_data.ipynb #e8e03255
+# %% ../nbs/10_data.ipynb #753c2849
 def digits(
-    split:str='all', # 'train' (1,437), 'valid' (360) or 'all' (1,797, the training ones first)
+    split:str='all', # 'train' (1,437), 'valid' (360) or 'all', in this order
 )->tuple[Tensor, Tensor]: # x (n, 1, 8, 8) float32 in [−1, 1], y (n,) int64
     """Real handwritten digits, 8×8, in one fixed random order.
     Raises ValueError for another `split`."""
     parts = dict(all=slice(None), train=slice(1437), valid=slice(1437, None))
-    if split not in parts: raise ValueError(f"split must be one of {', '.join(parts)}, got {split!r}")
+    if split not in parts:
+        raise ValueError(f"split must be one of {', '.join(parts)}, got {split!r}")
     x, y = map(torch.as_tensor, load_digits(return_X_y=True))
-    i = torch.randperm(1797, generator=torch.Generator().manual_seed(0))[parts[split]]
-    return (x[i].float()/8 - 1).reshape(-1, 1, 8, 8), y[i].long()
+    i = torch.randperm(1797, generator=torch.Generator().manual_seed(0))
+    x, y = (o[i][parts[split]] for o in (x, y))
+    return (x.float()/8 - 1).reshape(-1, 1, 8, 8), y.long()
 
 def digits_dls(
     bs:int=128,  # images in a batch
@@ -191,7 +208,8 @@ def digits_dls(
     "The digits in batches."
     return data_dls(*digits(), range(10), bs, 360, seed=seed, device=device)
 
-# %% ../nbs/10_data.ipynb #71856864
+# %% ../nbs/10_data.ipynb #eb715569
+#| code-fold: true
 sources = dict(
     MNIST=('https://ossci-datasets.s3.amazonaws.com/mnist', 'the four *-ubyte.gz files, 12 MB'),
     FashionMNIST=('http://fashion-mnist.s3-website.eu-central-1.amazonaws.com',
@@ -203,22 +221,23 @@ def _torchvision_dls(kind, path, **kwargs):
     import torchvision.datasets as tv
     path, (url, files) = Path(path or fastai_path('data')), sources[kind]
     folder = path if kind == 'CIFAR10' else path/kind/'raw'
-    def both(download): return [getattr(tv, kind)(path, train=t, download=download) for t in (True, False)]
+    def both(get): return [getattr(tv, kind)(path, train=t, download=get) for t in (True, False)]
     try:
         try: tr, te = both(False)
         except RuntimeError:             # not there, not unpacked or damaged
             print(f"{kind}: {files}, from {folder}, else from {url}", flush=True)
             tr, te = both(True)
     except Exception as e:
-        raise FileNotFoundError(f"{kind} is missing or damaged in {path} and could not be downloaded: "
-            f"put {files}, from {url} into {folder}, in place of what is there") from e
+        raise FileNotFoundError(f"{kind} is missing or damaged in {path} and could not be "
+            f"downloaded: put {files}, from {url} into {folder}, in place of what is there") from e
     x = torch.cat([torch.as_tensor(o.data) for o in (tr, te)])
     y = torch.cat([torch.as_tensor(o.targets) for o in (tr, te)])
-    x = x[:,None] if x.ndim == 3 else x.permute(0, 3, 1, 2).contiguous()      # (n, c, h, w)
+    x = x[:,None] if x.ndim == 3 else x.permute(0, 3, 1, 2).contiguous()  # (n, c, h, w)
     names = range(10) if kind == 'MNIST' else tr.classes
     return data_dls(x, y, names, valid=len(te), **kwargs)
 
 # %% ../nbs/10_data.ipynb #b0f18825
+#| code-fold: true
 def mnist_dls(
     path=None, # folder of the download; None is fastai's data folder
     **kwargs,  # `bs`, `seed`, `device` and the rest of `data_dls`
@@ -244,27 +263,29 @@ def cifar10_dls(
     Raises FileNotFoundError where they are missing and cannot be downloaded."""
     return _torchvision_dls('CIFAR10', path, flip=flip, **kwargs)
 
-# %% ../nbs/10_data.ipynb #e5304ff4
+# %% ../nbs/10_data.ipynb #35c35445
 class Rung:
     "A data set, and what suits it."
     def __init__(self,
         make,           # `make(bs=, seed=, device=, …)` gives its `DataLoaders`
         net:str,        # the network, one of the presets
         judge:str=None, # who looks at samples; None: they are no images
-        **recipe,       # what departs from the network's own recipe: `steps`, `bs`, `lr`, …
+        **recipe,       # what departs from the network's: `steps`, `bs`, `lr`, …
     ):
         self.make, self.net, self.judge, self.recipe = make, net, judge, recipe
 
 rungs:dict = {k: Rung(partial(toy_dls, k), 'mlp') for k in toys}
 rungs['digits'] = Rung(digits_dls, 'unet_digits', 'digits')
-for k, make in dict(mnist=mnist_dls, fashion=fashion_dls, cifar10=cifar10_dls).items():
-    rungs[k] = Rung(make, 'unet_32', 'inception')
+rungs['mnist'] = Rung(mnist_dls, 'unet_32', 'inception')
+rungs['fashion'] = Rung(fashion_dls, 'unet_32', 'inception')
+rungs['cifar10'] = Rung(cifar10_dls, 'unet_32', 'inception')
 
 def dls_for(
     name:str, # one of `rungs`
     **kwargs, # `bs`, `seed`, `device`, …, passed to the rung
 )->DataLoaders:
     """The rung called `name`.
-    Raises ValueError for an unknown one; those of another page are known once it is imported."""
-    if name not in rungs: raise ValueError(f"data must be one of {', '.join(rungs)}, got {name!r}")
+    Raises ValueError for an unknown one; other pages' are known once imported."""
+    if name not in rungs:
+        raise ValueError(f"data must be one of {', '.join(rungs)}, got {name!r}")
     return rungs[name].make(**kwargs)

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['eps2x', 'x2eps', 'v2eps', 'eps2v', 'eps2score', 'score2eps', 'both', 'Wrapper', 'Denoiser']
 
-# %% ../nbs/04_denoiser.ipynb #d13e198b
+# %% ../nbs/04_denoiser.ipynb #4c712615
 import torch
-from contextlib import nullcontext
+from functools import partial
 from torch import nn, Tensor
 from .schedule import amps
 
@@ -44,23 +44,26 @@ def score2eps(score:Tensor, lam:Tensor)->Tensor:
     "ε = −σ ∇ log p(z)"
     return -amps(lam, score.ndim)[1]*score
 
-# %% ../nbs/04_denoiser.ipynb #eaeca160
+# %% ../nbs/04_denoiser.ipynb #f7125404
 def both(
     model,       # the contract, or a network: `model(z, lam, y)`
     z:Tensor,    # (b, …) noisy data
     lam:Tensor,  # (b,) log-SNR, nats
     y:Tensor,    # what the model is told, a row for each example
-)->tuple:        # the answers told y and told nothing, each (b, …)
+)->tuple[Tensor, Tensor]:  # the answers told y and told nothing, each (b, …)
     "Both answers of `model` about the same z, at the least cost."
-    compiled = getattr(model, '_compiled_call_impl', None)      # only its calls are, `pair` is not
+    compiled = getattr(model, '_compiled_call_impl', None)    # only its calls are
     if hasattr(type(model), 'pair') and not compiled: return model.pair(z, lam, y)
     if not hasattr(model, 'null_like'): return model(z, lam, y), model(z, lam, None)
-    lams = lam[:1].expand(2*len(lam)) if lam.stride(0) == 0 else torch.cat([lam, lam])
+    one = lam.stride(0) == 0                          # one level, and it stays one
+    lams = lam[:1].expand(2*len(lam)) if one else torch.cat([lam, lam])
     return model(torch.cat([z, z]), lams, torch.cat([y, model.null_like(y)])).chunk(2)
 
-# %% ../nbs/04_denoiser.ipynb #d7a5d00b
+# %% ../nbs/04_denoiser.ipynb #70d15e2e
+#| code-fold: true
+#| code-summary: "`Wrapper`"
 class Wrapper(nn.Module):
-    "A model around a model: it passes on what the inner one knows of its condition."
+    "A model around a model: it passes on what that one knows of its condition."
     holds = 'model'                     # the attribute that has the inner one
     def __init__(self,
         model,  # the contract: `model(z, lam, y) -> eps`
@@ -69,20 +72,19 @@ class Wrapper(nn.Module):
         setattr(self, self.holds, model)
 
     def __getattr__(self, name):
-        if name not in ('null', 'null_like', 'check_y'): return super().__getattr__(name)
-        inner = getattr(self, self.holds)
-        return getattr(inner, name, None) if name == 'null' else getattr(inner, name)
+        known = name in ('null', 'null_like', 'check_y')
+        return getattr(getattr(self, self.holds), name) if known else super().__getattr__(name)
 
     def extra_repr(self):
-        shown = {k: v for k, v in vars(self).items() if type(v) in (int, float, str)}
-        return ', '.join(f'{k}={v}' for k, v in shown.items())
+        plain = (o for o in vars(self).items() if type(o[1]) in (int, float, str))
+        return ', '.join(f'{k}={v}' for k, v in plain)
 
-# %% ../nbs/04_denoiser.ipynb #a197c158
+# %% ../nbs/04_denoiser.ipynb #634fe53e
 class Denoiser(Wrapper):
     """A network as a model: its output turned into ε, in float32 or better.
     Raises ValueError for an unknown `predicts`."""
     holds = 'net'
-    half = None            # dtype of the network's products under autocast; None: as they are
+    half = None      # type:ignore # dtype of the network's products; None: its own
     to_eps = dict(eps=lambda z, out, lam: out, x=x2eps, v=v2eps)
     def __init__(self,
         net,               # `net(z, lam, y) -> out`, of the shape of z
@@ -90,7 +92,7 @@ class Denoiser(Wrapper):
     ):
         super().__init__(net)
         if predicts not in self.to_eps:
-            raise ValueError(f"predicts must be one of {', '.join(self.to_eps)}, got {predicts!r}")
+            raise ValueError(f'predicts must be one of {[*self.to_eps]}, got {predicts!r}')
         self.predicts = predicts
 
     def forward(self,
@@ -99,17 +101,17 @@ class Denoiser(Wrapper):
         y=None,      # what the network is told; None: nothing
     )->Tensor:       # (b, …) ε
         "ε of the contract, from one call of the network."
-        with self._autocast(z): out = self.net(z, lam, y)
-        return self._eps(z, out, lam)
+        return self._eps(z, lam, self._ask(self.net, z, lam, y))
 
     def pair(self, z:Tensor, lam:Tensor, y:Tensor)->tuple:
-        "ε told y and told nothing: what `both` finds for the network, converted."
-        with self._autocast(z): outs = both(self.net, z, lam, y)
-        return tuple(self._eps(z, out, lam) for out in outs)
+        "ε told y and ε told nothing: what `both` finds for the network, converted."
+        outs = self._ask(partial(both, self.net), z, lam, y)
+        return tuple(self._eps(z, lam, out) for out in outs)
 
-    def _autocast(self, z):
-        return torch.autocast(z.device.type, self.half) if self.half else nullcontext()
+    def _ask(self, net, z, lam, y):
+        if self.half is None: return net(z, lam, y)
+        with torch.autocast(z.device.type, self.half): return net(z, lam, y)
 
-    def _eps(self, z, out, lam):
+    def _eps(self, z, lam, out):
         out = out.to(torch.promote_types(out.dtype, lam.dtype))
         return self.to_eps[self.predicts](z, out, lam)

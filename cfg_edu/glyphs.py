@@ -18,7 +18,8 @@ from .cache import build_cache, cache_dls
 glyph_names = list(string.digits + string.ascii_uppercase + string.ascii_lowercase)
 glyph_fonts = (
     'DejaVuSans DejaVuSans-Bold DejaVuSans-Oblique DejaVuSans-BoldOblique '
-    'DejaVuSansMono DejaVuSansMono-Bold DejaVuSansMono-Oblique DejaVuSansMono-BoldOblique '
+    'DejaVuSansMono DejaVuSansMono-Bold '
+    'DejaVuSansMono-Oblique DejaVuSansMono-BoldOblique '
     'DejaVuSerif DejaVuSerif-Bold DejaVuSerif-Italic DejaVuSerif-BoldItalic '
     'STIXGeneral STIXGeneralBol STIXGeneralItalic STIXGeneralBolIta '
     'cmr10 cmb10 cmti10 cmss10 cmtt10').split()
@@ -33,58 +34,59 @@ def _ink(c, font, em):
     ImageDraw.Draw(m).text((1-l, 1-t), c, 255, font=f)
     return m
 
-# %% ../nbs/11_glyphs.ipynb #40d76641
+# %% ../nbs/11_glyphs.ipynb #4bb252a6
 def _placed(m, size, u):
-    "The mask `m` turned, scaled and moved into a picture of `size` pixels by four numbers `u`, and its angle"
-    turn = pi/9*(2*u[0]-1)                                      # up to 20° either way
+    "The mask `m` in a picture of `size` pixels, placed by four numbers `u`; its angle"
+    turn = pi/9*(2*u[0]-1)                             # up to 20° either way
     w, h, c, s = m.width-2, m.height-2, cos(turn), sin(turn)
-    W, H = w*c + h*abs(s), h*c + w*abs(s)                       # of the turned ink
-    k = min(.75+.45*u[1], (size-2)/W, (size-2)/H)               # scale; a wide W must still fit
+    W, H = w*c + h*abs(s), h*c + w*abs(s)              # of the turned ink
+    k = min(.75+.45*u[1], (size-2)/W, (size-2)/H)      # scale; a wide W must still fit
     cx = size/2 + (u[2]-.5)*(size-2-k*W)
     cy = size/2 + (u[3]-.5)*(size-2-k*H)
-    c, s = c/k, s/k                                             # from the picture back into the mask
-    back = c, s, m.width/2-c*cx-s*cy, -s, c, m.height/2+s*cx-c*cy
-    m = m.transform((size, size), Image.Transform.AFFINE, back, Image.Resampling.BILINEAR)
-    return np.asarray(m)/255, turn
+    c, s = c/k, s/k                                    # back into the mask
+    ax, ay = m.width/2-c*cx-s*cy, m.height/2+s*cx-c*cy
+    how = Image.Transform.AFFINE, (c, s, ax, -s, c, ay), Image.Resampling.BILINEAR
+    return np.asarray(m.transform((size, size), *how))/255, turn
 
-# %% ../nbs/11_glyphs.ipynb #92b45a77
+# %% ../nbs/11_glyphs.ipynb #9703a058
 def _lit(c, y):
     "Colour `c` mixed with black or with white until its brightness is `y`"
     b = c @ (.299, .587, .114)
     return c*(y/b) if y < b else 1-(1-c)*((1-y)/(1-b))
 
 def _waves(size, u):
-    "(size, size) in 0…1: up to three waves across the picture, in any direction, by three numbers `u`"
+    "(size, size) in 0…1: up to three waves across, in any direction, by three numbers `u`"
     r, f, d = np.arange(size) - size/2, 6*pi*u[0]**2/size, 2*pi*u[1]
     a, b = f*cos(d)*r + 2*pi*u[2], f*sin(d)*r
-    return .5 + .5*(np.outer(np.cos(b), np.sin(a)) + np.outer(np.sin(b), np.cos(a)))    # sin(a+b)
+    sin_ab = np.outer(np.cos(b), np.sin(a)) + np.outer(np.sin(b), np.cos(a))
+    return .5 + .5*sin_ab
 
 def _glyph(seed, i, size):
-    "Image `i` (3, size, size), class, brightness of ink less ground, mask, angle; all by 21 numbers of its own"
+    "Image `i`: pixels, class, brightness of ink less ground, mask, angle"
     u = np.random.Generator(np.random.PCG64([seed, i, size])).random(21)
     y = int(62*u[0])
     ink = _ink(glyph_names[y], glyph_fonts[int(len(glyph_fonts)*u[1])], size)
     mask, turn = _placed(ink, size, u[2:6])
     gap = .35 + .55*u[6]
-    lo, dark = (1-gap)*u[7], u[8] < .5                          # brightness lo and lo + gap
+    lo, dark = (1-gap)*u[7], u[8] < .5                 # brightness lo and lo + gap
     lit = [lo + gap*up for up in (not dark, dark, dark)]
     ink, p, q = (_lit(u[j:j+3], o)[:,None,None] for j,o in zip((9, 12, 15), lit))
     ground = p + (q-p)*_waves(size, u[18:])
     x = (255*(ground + (ink-ground)*mask) + .5).astype(np.uint8)
     return x, y, -gap if dark else gap, mask, turn
 
-# %% ../nbs/11_glyphs.ipynb #953649b6
+# %% ../nbs/11_glyphs.ipynb #f7fca157
 def draw_glyphs(
-    n:int,          # images
-    size:int=64,    # pixels, at least 8
-    seed:int=0,     # 0 or more
-    start:int=0,    # number of the first
-    told:bool=False,# also the numbers that they were drawn with?
-)->tuple: # x (n, 3, size, size) uint8, y (n,) int64: places in `glyph_names`; where `told`, (n, 3) float32:
-          # brightness of ink less ground in −.9….9, height of the ink in 0…1, turn clockwise in −π/9…π/9
-    """Characters in random fonts, sizes, places and colours; image i depends on `seed`, `start` + i and `size` alone.
+    n:int,           # images
+    size:int=64,     # pixels, at least 8
+    seed:int=0,      # 0 or more
+    start:int=0,     # number of the first
+    told:bool=False, # also what they were drawn with: brightness, height, angle?
+)->tuple:            # x (n, 3, size, size) uint8, y (n,) int64; where `told`, (n, 3) float32
+    """Random characters; image i depends on `seed`, `start` + i and `size` alone.
     Raises ValueError for a bad number."""
-    for name,v,lo in (('n', n, 0), ('size', size, 8), ('seed', seed, 0), ('start', start, 0)):
+    limits = dict(n=(n, 0), size=(size, 8), seed=(seed, 0), start=(start, 0))
+    for name,(v,lo) in limits.items():
         if not isinstance(v, (int, np.integer)) or v < lo:
             raise ValueError(f"{name} must be an integer of at least {lo}, got {v!r}")
     x, y = np.empty((n, 3, size, size), np.uint8), np.empty(n, np.int64)
@@ -96,8 +98,9 @@ def draw_glyphs(
             how[i] = gap, (np.ptp(rows)+1)/size, turn
     return tuple(map(torch.from_numpy, (x, y, how)[:2+told]))
 
-# %% ../nbs/11_glyphs.ipynb #a7ec0bb5
-def _drawn(size, seed, which): return [t.numpy() for t in draw_glyphs(len(which), size, seed, which[0])]
+# %% ../nbs/11_glyphs.ipynb #ae9227b1
+def _drawn(size, seed, items):
+    return [t.numpy() for t in draw_glyphs(len(items), size, seed, items[0])]
 
 def glyphs_dls(
     size:int=64,   # pixels, at least 8
@@ -110,10 +113,10 @@ def glyphs_dls(
     Raises ValueError for a bad number."""
     if not isinstance(n, (int, np.integer)) or n < 10:
         raise ValueError(f"n must be an integer of at least 10, got {n!r}")
-    if not 1 <= bs <= n: raise ValueError(f"bs must lie in 1…{n}, the training images, got {bs}")
+    if not 1 <= bs <= n: raise ValueError(f"bs must lie in 1…{n}, images, got {bs}")
     folder, many = cache_dir()/f'glyphs{size}-{n}-{seed}', None if n > 5000 else 1
     parts, draw = dict(train=range(n), valid=range(n, n+n//10)), partial(_drawn, size, seed)
-    fonts = fingerprint(*draw_glyphs(200, size, seed))   # another version draws other shapes
+    fonts = fingerprint(*draw_glyphs(200, size, seed))
     build_cache(folder, parts, draw, size, glyph_names, fonts, n_workers=many)
     return cache_dls(folder, bs, seed=seed, device=device)
 

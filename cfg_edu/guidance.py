@@ -12,29 +12,29 @@ from torch import Tensor
 from .denoiser import both, Wrapper
 from .schedule import amps
 
-# %% ../nbs/05_guidance.ipynb #d260f90a
+# %% ../nbs/05_guidance.ipynb #46555104
 def _check_w(w):
     if math.isfinite(w) and w >= -1: return
-    raise ValueError(f"w must be a finite number of at least -1 (0 is no guidance), got {w}")
+    raise ValueError(f"w must be finite and at least -1 (0 is no guidance), got {w}")
 
 class Guidance(Wrapper):
-    """A model guided with weight w: the base of all rules, each a `forward` of its own.
+    """A model guided with weight w: the base of all rules, each with its `forward`.
     Raises ValueError for w < −1 or not finite."""
     def __init__(self,
         model,    # the contract: `model(z, lam, y) -> eps`
-        w:float,  # guidance weight ≥ −1: −1 unconditional, 0 off; others' "scale" is 1+w
+        w:float,  # guidance weight ≥ −1: −1 unconditional, 0 off; a "scale" is 1+w
     ):
         super().__init__(model)
         _check_w(w)
         self.w = w
 
-# %% ../nbs/05_guidance.ipynb #2129b943
+# %% ../nbs/05_guidance.ipynb #74681cc3
 class ClassifierGuided(Guidance):
     """ε̃ = ε(z, c) − wσ∇log p(c|z), a classifier's push (Ho & Salimans, §3.1).
     Raises ValueError for w < −1 or not finite, or for y None."""
     def __init__(self,
         model,    # the contract: `model(z, lam, y) -> eps`
-        logp,     # classifier of noisy data: `logp(z, lam) -> (b, n)` log-probabilities
+        logp,     # classifier of noisy data, `logp(z, lam) -> (b, n)`
         w:float,  # guidance weight ≥ −1; 0 is off
     ):
         super().__init__(model, w)
@@ -45,7 +45,7 @@ class ClassifierGuided(Guidance):
         lam:Tensor,  # (b,) log-SNR, nats
         y:Tensor,    # (b,) int64 classes 0 … n−1; n, "no class", gets no push
     )->Tensor:       # (b, …) guided ε
-        if y is None: raise ValueError("y must name a class to push towards, got None")
+        if y is None: raise ValueError("y must be a class to push to, got None")
         eps = self.model(z, lam, y)
         if self.w == 0: return eps
         with torch.enable_grad():
@@ -56,7 +56,7 @@ class ClassifierGuided(Guidance):
             grad = torch.autograd.grad(picked.sum(), z)[0]
         return eps - self.w*amps(lam, z.ndim)[1].to(z.dtype)*grad
 
-# %% ../nbs/05_guidance.ipynb #ae36141f
+# %% ../nbs/05_guidance.ipynb #ceb4cd7b
 def implicit_score(
     model,       # the contract
     z:Tensor,    # (b, …) noisy data
@@ -65,7 +65,8 @@ def implicit_score(
 )->Tensor:       # (b, …)
     """∇ log p(c|z) = −[ε(z, c) − ε(z)]/σ, the gradient of the implicit classifier
     (Ho & Salimans, §3.2; the workshop text has the sign wrong)"""
-    return -(model(z, lam, y) - model(z, lam, None))/amps(lam, z.ndim)[1].to(z.dtype)
+    sigma = amps(lam, z.ndim)[1].to(z.dtype)
+    return -(model(z, lam, y) - model(z, lam, None))/sigma
 
 # %% ../nbs/05_guidance.ipynb #02ead76e
 def cfg(
@@ -90,7 +91,7 @@ class CFG(Guidance):
 
 rules = dict(cfg=CFG)    # guidance rules by name, each `rule(model, w)`
 
-# %% ../nbs/05_guidance.ipynb #88e93684
+# %% ../nbs/05_guidance.ipynb #07cd6e9b
 class Interval(Wrapper):
     """A guided model inside λ ∈ [lo, hi], its bare model outside.
     Raises ValueError unless lo < hi and `guided` wraps a model."""
@@ -100,8 +101,8 @@ class Interval(Wrapper):
         hi:float,  # log-SNR, nats
     ):
         if not hasattr(guided, 'model'):
-            raise ValueError(f"guided must be a model such as CFG(model, w), got {guided}")
-        if not lo < hi: raise ValueError(f"lo must lie below hi, got lo={lo} and hi={hi}")
+            raise ValueError(f"guided must be a model such as CFG(model, w), got {guided!r:.40}")
+        if not lo < hi: raise ValueError(f"lo must lie below hi, got {lo} and {hi}")
         super().__init__(guided.model)
         self.guided, self.lo, self.hi = guided, lo, hi
 
@@ -116,34 +117,40 @@ class Interval(Wrapper):
         inside = inside.reshape(-1, *[1]*(z.ndim-1))
         return torch.where(inside, self.guided(z, lam, y), self.model(z, lam, y))
 
-# %% ../nbs/05_guidance.ipynb #6078879a
-conventions = {'paper': 0, 'guided-diffusion': 0, 'diffusers-original': 0,
-    'guided-diffusion-uncond': 1, 'glide': 1, 'imagen': 1, 'stable-diffusion': 1, 'diffusers': 1,
-    'k-diffusion': 1, 'denoising-diffusion-pytorch': 1, 'edm2': 1}    # the scale at which guidance is off
+# %% ../nbs/05_guidance.ipynb #3ebc9bd1
+#| code-fold: true
+#| code-summary: "`to_w`, `to_scale`"
+conventions = {                    # the scale at which guidance is off
+    'paper': 0, 'guided-diffusion': 0, 'diffusers-original': 0,
+    'guided-diffusion-uncond': 1, 'glide': 1, 'imagen': 1, 'stable-diffusion': 1,
+    'diffusers': 1, 'k-diffusion': 1, 'denoising-diffusion-pytorch': 1, 'edm2': 1}
 
 def _off(convention):
     if convention in conventions: return conventions[convention]
-    raise ValueError(f"convention must be one of {', '.join(conventions)}, got {convention!r}")
+    names = ', '.join(conventions)
+    raise ValueError(f'convention must be one of {names}, got {convention!r}')
 
 def to_w(
     scale:float,       # guidance strength as that project counts it
     convention:str,    # one of `conventions`
 )->float:              # w ≥ −1: −1 unconditional, 0 no guidance
     """The paper's w for another project's scale.
-    Raises ValueError for an unknown convention, or a scale for which there is no model."""
+    Raises ValueError for an unknown convention, or a scale that means no model."""
     off = _off(convention)
     if not (math.isfinite(scale) and scale >= off-1):
-        raise ValueError(f"scale must be finite, at least {off-1} for {convention!r}, got {scale}")
-    return float(max(scale-off, 0) if convention == 'diffusers' else scale-off)   # off up to 1
+        least = f"at least {off-1} for {convention!r}"
+        raise ValueError(f"scale must be finite and {least}, got {scale}")
+    if convention == 'diffusers': return float(max(scale-off, 0))   # off up to 1
+    return float(scale-off)
 
 def to_scale(
     w:float,           # guidance weight ≥ −1
     convention:str,    # one of `conventions`
 )->float:              # guidance strength as that project counts it
     """The inverse of `to_w`.
-    Raises ValueError for an unknown convention, or a w for which it has no scale."""
+    Raises ValueError for an unknown convention, or a w that it cannot say."""
     off = _off(convention)
     _check_w(w)
     if convention == 'diffusers' and w < 0:
-        raise ValueError(f"w must be at least 0 for 'diffusers', which never goes below, got {w}")
+        raise ValueError(f"w must be at least 0 for 'diffusers', got {w}")
     return float(w + off)

@@ -13,26 +13,27 @@ from fastcore.foundation import L
 from .data import DataLoaders, Rung, rungs
 from .pictures import images_dls, readers
 
-# %% ../nbs/31_imagenet.ipynb #3ce3bf61
+# %% ../nbs/31_imagenet.ipynb #ec5108af
 def imagenet_classes(
-    order:str='wnid', # 'wnid': sorted, as everywhere here; 'archive': place k has the archive's label k + 1
-)->tuple: # 1,000 WordNet ids, 1,000 names, no two the same
+    order:str='wnid', # 'wnid': sorted, as everywhere here; 'archive': place k is label k+1
+)->tuple:             # 1,000 WordNet ids, 1,000 names, no two the same
     """The classes of ImageNet.
     Raises ValueError for another `order`."""
     keys = dict(wnid=lambda o: o['wnid'], archive=lambda o: int(o['archive_label']))
-    if order not in keys: raise ValueError(f"order must be wnid or archive, got {order!r}")
-    with files('cfg_edu').joinpath('imagenet_classes.csv').open(encoding='utf-8') as f:
-        rows = sorted(csv.DictReader(f), key=keys[order])
+    if order not in keys:
+        raise ValueError(f"order must be wnid or archive, got {order!r}")
+    table = files('cfg_edu').joinpath('imagenet_classes.csv')
+    with table.open(encoding='utf-8') as f: rows = sorted(csv.DictReader(f), key=keys[order])
     return [o['wnid'] for o in rows], [o['name'] for o in rows]
 
-# %% ../nbs/31_imagenet.ipynb #e1f9dca9
+# %% ../nbs/31_imagenet.ipynb #bb62d74f
 class _Said:
-    "Stands in for whatever an honest pickle of arrays names: keeps what is said of it, and does nothing"
+    "Stands in for all that an honest pickle of arrays names: takes it down, does nothing"
     def __init__(self, *args): self.args = args
     def __setstate__(self, state): self.state = state
 
 class _Plain(pickle.Unpickler):
-    "Reads numbers, texts and containers; numpy's names stand for `_Said`, any other is refused"
+    "Reads numbers, texts, containers; arrays become `_Said`, any other name is refused"
     def find_class(self, module, name):
         known = name in ('_reconstruct', '_frombuffer', 'ndarray', 'dtype', 'encode')
         if known and module.split('.')[0] in ('numpy', '_codecs'): return _Said
@@ -42,50 +43,54 @@ def _numbers(o):
     "The array that `o` tells of; `np.frombuffer` makes plain numbers alone"
     if not isinstance(o, _Said): return np.asarray(o)
     if hasattr(o, 'state'): _, shape, kind, fortran, raw = o.state
-    else: raw, kind, shape, fortran = *o.args[:3], o.args[3] == 'F'       # protocol 5
-    if isinstance(raw, _Said): raw = raw.args[0]                          # before protocol 3: a text
+    else: raw, kind, shape, fortran = *o.args[:3], o.args[3] == 'F'  # protocol 5
+    if isinstance(raw, _Said): raw = raw.args[0]    # before protocol 3: a text
     raw = raw.encode('latin1') if isinstance(raw, str) else raw
     dtype = np.dtype(kind.args[0]).newbyteorder(kind.state[1])
     return np.frombuffer(raw, dtype).reshape(shape, order='F' if fortran else 'C')
 
-# %% ../nbs/31_imagenet.ipynb #2ee07bcf
+# %% ../nbs/31_imagenet.ipynb #d3979a8f
 def _batch(path, size, items):
     "The images and the classes in one of the archive's files"
-    file, (ids, _), (theirs, _) = path/items[0][0], *map(imagenet_classes, ('wnid', 'archive'))
+    file, orders = path/items[0][0], [imagenet_classes(o)[0] for o in ('wnid', 'archive')]
     try:
         with open(file, 'rb') as f: d = _Plain(f, encoding='latin1').load()
         x, y = _numbers(d['data']), _numbers(d['labels'])
-        fits = x.dtype == np.uint8 and x.shape == (len(y), 3*size*size)
-        if not fits or y.min() < 1 or y.max() > 1000:
+        shapes = (x.shape, y.shape) == ((len(y), 3*size*size), (len(y),))
+        if not shapes or x.dtype != np.uint8 or y.min() < 1 or y.max() > 1000:
             raise ValueError(f"got {x.dtype} {x.shape}, and {y.min()} to {y.max()}")
-        return x.reshape(-1, 3, size, size), np.array([ids.index(i) for i in theirs])[y-1]
+        place = np.array([orders[0].index(i) for i in orders[1]])
+        return x.reshape(-1, 3, size, size), place[y-1]
     except Exception as e:
-        raise ValueError(f"{file} must hold plain numbers alone, data uint8 (n, {3*size*size}) and labels "
-            f"1…1000 (n,), whole ({type(e).__name__}: {e})") from None
+        raise ValueError(f"{file} must hold plain numbers alone, data uint8 "
+            f"(n, {3*size*size}) and labels 1…1000 (n,), whole "
+            f"({type(e).__name__}: {e})") from None
 
 def _archive(path, size):
     "What `build_cache` needs for the downsampled archive in the folder `path`; else None"
     files = [path/f'train_data_batch_{i}' for i in range(1, 11)] + [path/'val_data']
     gone = [f.name for f in files if not f.exists()]
     if len(gone) == 11: return None
-    if gone: raise FileNotFoundError(f"{path} lacks {', '.join(gone)} of the archive, unpacked")
+    if gone:
+        raise FileNotFoundError(f"{path} lacks {', '.join(gone)} of the archive, unpacked")
     *train, held = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    parts, names = dict(train=train, valid=[held]), imagenet_classes()[1]
-    return dict(parts=parts, make=partial(_batch, path, size), vocab=names, each=1, n_workers=1)
+    parts, make = dict(train=train, valid=[held]), partial(_batch, path, size)
+    return dict(parts=parts, make=make, vocab=imagenet_classes()[1], each=1, n_workers=1)
 
 readers['archive'] = _archive
 
-# %% ../nbs/31_imagenet.ipynb #49e4ee8b
+# %% ../nbs/31_imagenet.ipynb #857434ce
 def imagenet64_dls(
     path=None,      # the archive's folder, or what else `prepare` takes
     bs:int=128,     # images in a batch
     flip:bool=True, # mirror training images at random?
     **kwargs,       # `seed`, `device` and `cache`, as in `images_dls`
-)->DataLoaders:     # 3×64×64; 1,000 classes in the order of their WordNet ids, or those of `path`
+)->DataLoaders:     # 3×64×64; 1,000 classes in the order of the WordNet ids, or `path`'s
     """ImageNet 64, prepared on first use.
     Raises ValueError without `path`, and as `prepare` does."""
-    dls, (ids, names) = images_dls(path, 64, bs, flip=flip, **kwargs), imagenet_classes()
-    if dls.c == 1000 and dls.vocab[0] == '0': ids = dls.vocab            # numbers, of an .npz
+    dls = images_dls(path, 64, bs, flip=flip, **kwargs)
+    ids, names = imagenet_classes()
+    if dls.c == 1000 and dls.vocab[0] == '0': ids = dls.vocab       # of an .npz
     known = dict(zip(ids, names))
     vocab = L(known.get(o, o) for o in dls.vocab)
     for dl in dls.loaders: dl.dataset.vocab = vocab

@@ -7,17 +7,36 @@ __all__ = ['norms', 'clocks', 'presets', 'lam_angle', 'sinusoid', 'MLP', 'GroupN
            'Float32', 'Encoder', 'UNet', 'AttentionPool', 'EncoderUNet', 'unet_digits', 'unet_small', 'unet_32',
            'unet_64', 'adm64', 'encoder_digits', 'adm64_classifier', 'Preset', 'net_for']
 
-# %% ../nbs/13_nets.ipynb #8a42e7e3
+# %% ../nbs/13_nets.ipynb #4e0fe432
 import torch
 from collections.abc import Callable
 from contextlib import nullcontext
-from fastcore.basics import store_attr
-from fastcore.meta import delegates
+from fastcore.basics import patch, store_attr
 from functools import partial
 from math import log, pi
 from torch import nn, Tensor
 from torch.nn import functional as F
 from .conditions import Classes, named, Told
+
+# %% ../nbs/13_nets.ipynb #db27fa4c
+#| code-fold: true
+def _zeroed(m):
+    "`m` with all parameters zero"
+    for p in m.parameters(): nn.init.zeros_(p)
+    return m
+
+def _no_autocast(x):
+    "Where autocast's 16 bits do not enter (it does not know the meta device)"
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+def _rows(x, conv1):
+    "A convolution over single pixels, for pixels that are rows: (b, n, channels)"
+    return F.linear(x, conv1.weight[...,0], conv1.bias)
+
+def _heads(ch, head_channels):
+    "How many heads that makes"
+    if head_channels > 0 and ch%head_channels == 0: return ch//head_channels
+    raise ValueError(f"head_channels must divide the {ch} channels, got {head_channels}")
 
 # %% ../nbs/13_nets.ipynb #1f3c3fb7
 def lam_angle(
@@ -26,42 +45,38 @@ def lam_angle(
     "The angle of (α, σ) as a part of the right angle, (2/π) arctan e^(−λ/2)."
     return (-lam.float()/2).exp().atan()*(2/pi)
 
-# %% ../nbs/13_nets.ipynb #5d10a919
+# %% ../nbs/13_nets.ipynb #46603ea0
 def sinusoid(
     t:Tensor,               # (b,) time, 0 to about 1000; need not be whole
     dim:int,                # width of the embedding, even
     max_period:int=10_000,  # the slowest wave takes 2π times this long
 )->Tensor:                  # (b, dim) float32: cosines, then sines
     "Cosines and sines of `t` at dim/2 frequencies (Ho et al. 2020)."
-    freqs = (torch.arange(dim//2, device=t.device)*(-2*log(max_period)/dim)).exp()
-    angles = t.float()[:,None]*freqs
+    powers = torch.arange(dim//2, device=t.device)*(-2/dim)
+    angles = t.float()[:,None]*(powers*log(max_period)).exp()
     return torch.cat([angles.cos(), angles.sin()], 1)
 
-# %% ../nbs/13_nets.ipynb #c0718e84
-def _zeroed(m):
-    "`m` with all parameters zero"
-    for p in m.parameters(): nn.init.zeros_(p)
-    return m
-
-# %% ../nbs/13_nets.ipynb #b7057d16
+# %% ../nbs/13_nets.ipynb #e341881c
 class MLP(Told):
     """Residual blocks on points, scaled and shifted by λ and what it is told.
     Raises ValueError for a size below 1 or odd `features`."""
     def __init__(self,
-        n_classes,     # classes; n is null. For another `cond` what it takes first
-        dim=2,         # coordinates of a point
-        width=64,      # width of the hidden layers
-        depth=3,       # residual blocks
-        features=32,   # cosines and sines of λ's angle, even
-        cond:Callable=Classes, # what it is told: `cond(n_classes, width)`
+        n_classes,    # classes; n is null. For another `cond` what it takes first
+        dim=2,        # coordinates of a point
+        width=64,     # width of the hidden layers
+        depth=3,      # residual blocks
+        features=32,  # cosines and sines of λ's angle, even
+        cond:Callable=Classes,  # what it is told: `cond(n_classes, width)`
     ):
         super().__init__()
         if min(sizes := (dim, width, depth, features)) < 1 or features%2:
-            raise ValueError(f"dim, width, depth, even features must be at least 1, got {sizes}")
+            raise ValueError("dim, width, depth, even features must be at least 1, "
+                             f"got {sizes}")
         store_attr(but='cond')
         self.shape = (dim,)
         time = nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width)
-        self.time_embed, self.label_emb = nn.Sequential(*time), cond(n_classes, width)
+        self.time_embed = nn.Sequential(*time)
+        self.label_emb = cond(n_classes, width)
         self.scale_shift = nn.Linear(width, 2*depth*width)
         self.inp, self.out = nn.Linear(dim, width), _zeroed(nn.Linear(width, dim))
         layers = lambda: nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
@@ -76,90 +91,81 @@ class MLP(Told):
         e = sinusoid(1000*lam_angle(lam), self.features).to(self.inp.weight.dtype)
         emb = self.time_embed(e) + (0 if y is None else self.label_emb(y))
         scales, shifts = self.scale_shift(F.silu(emb)).chunk(2, 1)
-        each = zip(self.w1, self.w2, *[o.chunk(self.depth, 1) for o in (1+scales, shifts)])
+        steer = [o.chunk(self.depth, 1) for o in (1+scales, shifts)]
         h = self.inp(z.to(emb.dtype))
-        for w1, w2, s, b in each: h = h + w2(F.silu(torch.addcmul(b, s, w1(F.silu(h)))))
+        for w1, w2, s, b in zip(self.w1, self.w2, *steer):
+            h = h + w2(F.silu(torch.addcmul(b, s, w1(F.silu(h)))))     # b + s·w1(…)
         return self.out(h).to(z.dtype)
 
-# %% ../nbs/13_nets.ipynb #3b34472a
-def _no_autocast(x):
-    "A block that autocast's 16 bits do not enter (it does not know the meta device)"
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
-
+# %% ../nbs/13_nets.ipynb #c1dd7a56
 class GroupNorm32(nn.GroupNorm):
-    "GroupNorm of 32 groups, halved until each has at least 4 channels and all are equal."
+    "GroupNorm of 32 groups, halved until each has at least 4 channels."
     def __init__(self,
         ch:int,  # channels
     ):
-        groups = (32, 16, 8, 4, 2, 1)
-        super().__init__(next(g for g in groups if g == 1 or ch%g == 0 and ch >= 4*g), ch)
+        fits = lambda g: g == 1 or ch%g == 0 and ch >= 4*g
+        super().__init__(next(filter(fits, (32, 16, 8, 4, 2, 1))), ch)
 
     def forward(self,
         x:Tensor,  # (b, ch, …)
     )->Tensor:     # the shape and dtype of `x`
-        "Mean 0 and variance 1 in each group, then a scale and a shift for each channel."
+        "Mean 0 and variance 1 in each group, then a scale and a shift a channel."
         if x.dtype == self.weight.dtype: return super().forward(x)
-        with _no_autocast(x):                                # sums are float32 inside, the rest is not
+        with _no_autocast(x):                            # it would copy x to float32
             weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
             return F.group_norm(x, self.num_groups, weight, bias, self.eps)
 
 norms = dict(group32=GroupNorm32)
 named.maps.append(norms)
 
-# %% ../nbs/13_nets.ipynb #3b38ecb8
+# %% ../nbs/13_nets.ipynb #ce057f23
 class ResBlock(nn.Module):
-    "x + two convolutions, with a scale and a shift from the embedding; `resize` changes the size."
+    "x + two convolutions, scaled and shifted by the embedding; may change the size."
     def __init__(self,
-        ch,               # channels in
-        emb_ch,           # width of the embedding of λ and class
-        out_ch=None,      # channels out; None: as many as in
-        dropout=0.,       # part of the activations dropped in training, 0 ≤ dropout < 1
-        resize=None,      # 'up': each pixel 2×2; 'down': the mean of 2×2; None: as it is
-        norm=GroupNorm32, # `norm(channels)`
+        ch,           # channels in
+        emb_ch,       # width of the embedding of λ and class
+        out_ch=None,  # channels out; None: as many as in
+        dropout=0.,   # part of the activations dropped in training, 0 ≤ dropout < 1
+        resize=None,  # 'up': each pixel 2×2; 'down': the mean of 2×2; or None
+        norm=GroupNorm32,  # `norm(channels)`
     ):
         super().__init__()
-        out_ch, up, down = out_ch or ch, nn.Upsample(scale_factor=2), nn.AvgPool2d(2)
-        self.in_layers = nn.Sequential(
-            norm(ch), nn.SiLU(), nn.Conv2d(ch, out_ch, 3, padding=1))
-        self.h_upd = self.x_upd = {None: nn.Identity(), 'up': up, 'down': down}[resize]
+        out_ch, conv3 = out_ch or ch, partial(nn.Conv2d, kernel_size=3, padding=1)
+        up, down = nn.Upsample(scale_factor=2), nn.AvgPool2d(2)
+        self.in_layers = nn.Sequential(norm(ch), nn.SiLU(), conv3(ch, out_ch))
+        self.h_upd = self.x_upd = {'up': up, 'down': down, None: nn.Identity()}[resize]
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_ch, 2*out_ch))
-        last = _zeroed(nn.Conv2d(out_ch, out_ch, 3, padding=1))
-        self.out_layers = nn.Sequential(norm(out_ch), nn.SiLU(), nn.Dropout(dropout), last)
-        self.skip_connection = nn.Identity() if out_ch == ch else nn.Conv2d(ch, out_ch, 1)
+        last = _zeroed(conv3(out_ch, out_ch))
+        self.out_layers = nn.Sequential(
+            norm(out_ch), nn.SiLU(), nn.Dropout(dropout), last)
+        self.skip_connection = (
+            nn.Identity() if out_ch == ch else nn.Conv2d(ch, out_ch, 1))
 
     def forward(self,
         x:Tensor,    # (b, ch, h, w)
         emb:Tensor,  # (b, emb_ch) embedding of λ and class
     )->Tensor:       # (b, out_ch, h', w')
         "The input, resized, plus a correction that depends on λ and class."
-        norm, act, conv1 = self.in_layers
-        h = self.out_layers[0](conv1(self.h_upd(act(norm(x)))))
+        (norm, act, conv1), norm2 = self.in_layers, self.out_layers[0]
+        h = norm2(conv1(self.h_upd(act(norm(x)))))
         x = self.skip_connection(self.x_upd(x))
-        if len(emb) == 2*len(x): x, h = torch.cat([x, x]), torch.cat([h, h])   # `LateUNet.pair`
+        if len(emb) == 2*len(x): h, x = torch.cat([h, h]), torch.cat([x, x])   # `pair`
         scale, shift = self.emb_layers(emb)[...,None,None].chunk(2, 1)
-        return x + self.out_layers[1:](torch.addcmul(shift, 1 + scale, h))
+        return x + self.out_layers[1:](torch.addcmul(shift, 1+scale, h))
 
-# %% ../nbs/13_nets.ipynb #57ee36e9
-def _rows(x, pixelwise):
-    "A convolution over single pixels, for pixels that are rows: (b, n, ch)"
-    return F.linear(x, pixelwise.weight[...,0], pixelwise.bias)
-
-def _heads(ch, head_channels):
-    if head_channels > 0 and ch%head_channels == 0: return ch//head_channels
-    raise ValueError(f"head_channels must divide the {ch} channels, got {head_channels}")
-
+# %% ../nbs/13_nets.ipynb #5d55e0c4
 class AttentionBlock(nn.Module):
     """x + self-attention over the pixels.
-    Raises ValueError for an unknown `qkv_order`, or heads that do not divide the channels."""
+    Raises ValueError for an unknown order or heads that do not divide `ch`."""
     def __init__(self,
         ch:int,                # channels in and out
         head_channels:int=64,  # channels of a head
-        qkv_order:str='new',   # 'new': q, k, v, each cut into heads; 'legacy': the other way round
-        norm:Callable=GroupNorm32, # `norm(channels)`
+        qkv_order:str='new',   # 'new': q, k, v, each cut into heads; or 'legacy'
+        norm:Callable=GroupNorm32,  # `norm(channels)`
     ):
         super().__init__()
         if qkv_order not in ('new', 'legacy'):
-            raise ValueError(f"qkv_order must be 'new' or 'legacy', got {qkv_order!r}")
+            raise ValueError(f"qkv_order must be new or legacy, got {qkv_order!r}")
         self.heads, self.qkv_order = _heads(ch, head_channels), qkv_order
         self.norm, self.qkv = norm(ch), nn.Conv1d(ch, 3*ch, 1)
         self.proj_out = _zeroed(nn.Conv1d(ch, ch, 1))
@@ -167,9 +173,9 @@ class AttentionBlock(nn.Module):
     def split(self,
         qkv:Tensor,  # (b, n, 3·ch) for n pixels
     )->tuple:        # q, k, v, each (b, heads, n, head_channels)
-        "Queries, keys and values of each head, a head's channels side by side in memory."
+        "Queries, keys and values of each head."
         if self.qkv_order == 'new': qkv = qkv.unflatten(2, (3, self.heads, -1))
-        else:                       qkv = qkv.unflatten(2, (self.heads, 3, -1)).transpose(2, 3)
+        else: qkv = qkv.unflatten(2, (self.heads, 3, -1)).transpose(2, 3)
         return qkv.transpose(1, 3).unbind(2)
 
     def forward(self,
@@ -177,14 +183,14 @@ class AttentionBlock(nn.Module):
     )->Tensor:     # (b, ch, h, w)
         "Each pixel plus what it collects from all pixels."
         qkv = _rows(self.norm(x).flatten(2).transpose(1, 2), self.qkv)
-        slow = qkv.is_cpu and qkv.element_size() == 2       # a CPU has no fast gradient in 16 bits
+        slow = qkv.is_cpu and qkv.element_size() == 2    # a CPU's gradient
         with _no_autocast(x) if slow else nullcontext():
             q, k, v = self.split(qkv.float() if slow else qkv)
             h = F.scaled_dot_product_attention(q, k, v).to(qkv.dtype)
         h = _rows(h.transpose(1, 2).flatten(2), self.proj_out)
         return x + h.transpose(1, 2).reshape(x.shape)
 
-# %% ../nbs/13_nets.ipynb #93489260
+# %% ../nbs/13_nets.ipynb #deb352e2
 class Stage(nn.Sequential):
     "Layers in a row; residual blocks also get the embedding."
     def forward(self, x, emb):
@@ -196,65 +202,49 @@ class Float32(nn.Sequential):
     def forward(self, x):
         with _no_autocast(x): return super().forward(x.to(next(self.parameters()).dtype))
 
-# %% ../nbs/13_nets.ipynb #76cb130c
-clocks:dict = dict(arctan=lambda lam: 1000*lam_angle(lam))   # λ's time, 0 (clean) to 1000 (noise)
+clocks:dict = dict(arctan=lambda lam: 1000*lam_angle(lam))   # 0 … 1000
 
+# %% ../nbs/13_nets.ipynb #c1d2a7e2
 class Encoder(Told):
     """The left half of ADM's U-Net and its bottom.
     Raises ValueError for sizes that do not fit together, or an unknown `clock`."""
     def __init__(self,
-        image_size:int,         # height and width, pixels
-        in_channels:int,        # channels of z
-        model_channels:int,     # channels that `channel_mult` multiplies, even
-        num_res_blocks:int=1,   # stages at each size; one more on the way back
-        attn_sizes:tuple=(),    # image sizes at which the stages attend; the bottom always does
-        channel_mult:tuple=(1,2), # channels at each size, the largest size first, then half of it
-        n_classes:int=10,       # classes; n is null. What `cond` takes first
-        dropout:float=0.,       # in the residual blocks, 0 ≤ dropout < 1
-        head_channels:int=64,   # channels of an attention head
-        qkv_order:str='new',    # see `AttentionBlock`
-        clock:str='arctan',     # the time that is embedded, a name in `clocks`
-        cond:Callable=Classes,  # what it is told: `cond(n_classes, 4*model_channels)`
+        image_size:int,      # height and width, pixels
+        in_channels:int,     # channels of z
+        model_channels:int,  # channels that `channel_mult` multiplies, even
+        out_channels:int=None,    # of a `UNet`'s output; None: those of z
+        num_res_blocks:int=1,     # stages at each size; one more on the way back
+        attn_sizes:tuple=(),      # image sizes that attend; the bottom always does
+        channel_mult:tuple=(1,2), # channels at each size, from the largest size on
+        n_classes:int=10,    # classes; n is null. Or what another `cond` takes
+        dropout:float=0.,    # in the residual blocks, 0 ≤ dropout < 1
+        head_channels:int=64,     # channels of an attention head
+        qkv_order:str='new', # see `AttentionBlock`
+        clock:str='arctan',  # the time that is embedded, a name in `clocks`
+        cond:Callable=Classes,    # what it is told: `cond(n_classes, width)`
         norm:Callable=GroupNorm32, # of all blocks: `norm(channels)`
     ):
         super().__init__()
-        if clock not in clocks:
-            raise ValueError(f"clock must be one of {', '.join(clocks)}, got {clock!r}")
         store_attr(but='cond,norm')
-        self.sizes, self.chs = self._sizes(), [m*model_channels for m in channel_mult]
-        self.shape, d = (in_channels, image_size, image_size), 4*model_channels
+        self.sizes, d = self._sizes(), 4*model_channels
+        self.chs = [m*model_channels for m in channel_mult]
+        self.shape = (in_channels, image_size, image_size)
         self.res  = partial(ResBlock, emb_ch=d, dropout=dropout, norm=norm)
         self.attn = partial(AttentionBlock,
             head_channels=head_channels, qkv_order=qkv_order, norm=norm)
-        self.time_embed = Float32(nn.Linear(model_channels, d), nn.SiLU(), nn.Linear(d, d))
-        self.label_emb = cond(n_classes, d)
-        ch = self.chs[0]
-        stages, self.stored = [Stage(nn.Conv2d(in_channels, ch, 3, padding=1))], [ch]
+        time = nn.Linear(model_channels, d), nn.SiLU(), nn.Linear(d, d)
+        self.time_embed, self.label_emb = Float32(*time), cond(n_classes, d)
+        ch = self.chs[0]                                     # of a stage's output
+        stages = [(Stage(nn.Conv2d(in_channels, ch, 3, padding=1)), ch)]
         for size, out in zip(self.sizes, self.chs):
             if size < image_size:
-                stages.append(Stage(self.res(ch, resize='down')))
-                self.stored.append(ch)
+                stages.append((Stage(self.res(ch, resize='down')), ch))
             for _ in range(num_res_blocks):
-                stages.append(self.stage(ch, out, size))
-                self.stored.append(ch := out)
-        self.input_blocks = nn.ModuleList(stages)
+                stages.append((self.stage(ch, out, size), ch := out))
+        blocks, self.stored = zip(*stages)
+        self.input_blocks = nn.ModuleList(blocks)
         self.middle_block = Stage(self.res(ch), self.attn(ch), self.res(ch))
-
-    def _sizes(self):
-        "The image size at each level"
-        n, size = len(self.channel_mult), self.image_size
-        for k in ('image_size', 'in_channels', 'model_channels', 'num_res_blocks'):
-            if getattr(self, k) < 1:
-                raise ValueError(f"{k} must be at least 1, got {getattr(self, k)}")
-        if self.model_channels%2:
-            raise ValueError(f"model_channels must be even, got {self.model_channels}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
-        if not n or size%2**(n-1):
-            raise ValueError(f"channel_mult {self.channel_mult} must halve image_size, got {size}")
-        sizes = [size >> i for i in range(n)]
-        if set(self.attn_sizes) <= set(sizes): return sizes
-        raise ValueError(f"attn_sizes must be among the sizes {sizes}, got {self.attn_sizes}")
+        self.head(ch, norm)                              # what follows: see `UNet`
 
     def stage(self,
         ch:int,    # channels in
@@ -276,50 +266,62 @@ class Encoder(Told):
     def encode(self,
         z:Tensor,    # (b, c, h, w)
         emb:Tensor,  # (b, 4·model_channels)
-    )->tuple:        # the bottom (b, ch, h', w'), and a list with the output of each stage
-        """Down to the smallest size.
-        Raises ValueError for images of another shape than `shape`."""
+    )->tuple:        # the bottom (b, ch, h', w'), and the output of each stage
+        "Down to the smallest size. Raises ValueError for images of another shape."
         if z.shape[1:] != self.shape:
-            raise ValueError(f"z must be images of shape {self.shape}, got {tuple(z.shape[1:])}")
+            raise ValueError(f"z must be images of shape {self.shape}, "
+                             f"got {tuple(z.shape[1:])}")
         h, hs = z.to(emb.dtype), []
         for stage in self.input_blocks: hs.append(h := stage(h, emb))
         return self.middle_block(h, emb), hs
 
-# %% ../nbs/13_nets.ipynb #39c1f2b2
+# %% ../nbs/13_nets.ipynb #da68042e
+#| code-fold: true
+@patch
+def _sizes(self:Encoder):
+    "The image size at each level, if all arguments fit"
+    if self.clock not in clocks:
+        raise ValueError(f"clock must be one of {', '.join(clocks)}, got {self.clock!r}")
+    n, size = len(self.channel_mult), self.image_size
+    for k in ('image_size', 'in_channels', 'model_channels', 'num_res_blocks'):
+        if getattr(self, k) < 1:
+            raise ValueError(f"{k} must be at least 1, got {getattr(self, k)}")
+    if self.model_channels%2:
+        raise ValueError(f"model_channels must be even, got {self.model_channels}")
+    if not 0 <= self.dropout < 1:
+        raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+    if not n or size%2**(n-1):
+        raise ValueError(f"channel_mult {self.channel_mult} must halve image_size, got {size}")
+    sizes = [size >> i for i in range(n)]
+    if set(self.attn_sizes) <= set(sizes): return sizes
+    raise ValueError(f"attn_sizes must be among the sizes {sizes}, got {self.attn_sizes}")
+
+# %% ../nbs/13_nets.ipynb #f85eb16f
 class UNet(Encoder):
-    """ADM's U-Net (Dhariwal & Nichol 2021) for any λ and condition.
+    """ADM's U-Net (Dhariwal & Nichol 2021), for any λ and condition.
     Raises ValueError for sizes that do not fit together, or an unknown `clock`."""
-    @delegates(Encoder.__init__)
-    def __init__(self,
-        image_size:int,         # height and width, pixels
-        in_channels:int,        # channels of z
-        model_channels:int,     # channels that `channel_mult` multiplies, even
-        out_channels=None,      # channels of the output; None: those of z
-        **kwargs,
-    ):
-        super().__init__(image_size, in_channels, model_channels, **kwargs)
-        self.out_channels, self.output_blocks = out_channels or in_channels, nn.ModuleList()
-        stored, ch = list(self.stored), self.chs[-1]
+    def head(self, ch, norm):
+        stored, self.output_blocks = list(self.stored), nn.ModuleList()
         for size, out in zip(self.sizes[::-1], self.chs[::-1]):
             for _ in range(self.num_res_blocks+1):
                 stage, ch = self.stage(ch + stored.pop(), out, size), out
                 self.output_blocks.append(stage)
-            if size < image_size: stage.append(self.res(ch, resize='up'))
-        norm, last = self.res.keywords['norm'], nn.Conv2d(ch, self.out_channels, 3, padding=1)
+            if size < self.image_size: stage.append(self.res(ch, resize='up'))
+        last = nn.Conv2d(ch, self.out_channels or self.in_channels, 3, padding=1)
         self.out = Float32(norm(ch), nn.SiLU(), _zeroed(last))
 
     def forward(self,
         z:Tensor,    # (b, in_channels, image_size, image_size) noisy images
         lam:Tensor,  # (b,) log-SNR, nats
         y=None,      # what it is told, for classes (b,) int64; None: nothing
-    )->Tensor:       # (b, out_channels, image_size, image_size), in the dtype of `z`
+    )->Tensor:       # (b, out_channels, image_size, image_size), of z's dtype
         "The output, zero before training."
         emb = self.embed(lam, y)
         h, hs = self.encode(z, emb)
         for stage in self.output_blocks: h = stage(torch.cat([h, hs.pop()], 1), emb)
         return self.out(h).to(z.dtype)
 
-# %% ../nbs/13_nets.ipynb #0250f1d6
+# %% ../nbs/13_nets.ipynb #d2f9a9a4
 class AttentionPool(nn.Module):
     """The mean of all pixels asks every pixel, and answers with one vector.
     Raises ValueError for heads that do not divide the channels."""
@@ -332,32 +334,27 @@ class AttentionPool(nn.Module):
         super().__init__()
         self.heads = _heads(ch, head_channels)
         self.positional_embedding = nn.Parameter(torch.randn(ch, size**2+1)/ch**.5)
-        self.qkv_proj, self.c_proj = nn.Conv1d(ch, 3*ch, 1), _zeroed(nn.Conv1d(ch, n_out, 1))
+        self.qkv_proj = nn.Conv1d(ch, 3*ch, 1)
+        self.c_proj = _zeroed(nn.Conv1d(ch, n_out, 1))
 
     def forward(self,
         x:Tensor,  # (b, ch, size, size)
     )->Tensor:     # (b, n_out)
         "Attention with the mean as the only query (Dhariwal & Nichol 2021)."
         x = x.flatten(2)
-        x = torch.cat([x.mean(2, keepdim=True), x], 2) + self.positional_embedding.to(x.dtype)
-        qkv = _rows(x.transpose(1, 2), self.qkv_proj).unflatten(2, (3, self.heads, -1))
-        q, k, v = qkv.transpose(1, 3).unbind(2)                              # (b, heads, n+1, d)
-        weight = ((q[:,:,:1]*k).sum(-1, keepdim=True)/q.shape[-1]**.5).softmax(2)
-        return _rows((weight*v).sum(2).flatten(1), self.c_proj)
+        t = torch.cat([x.mean(2, keepdim=True), x], 2) \
+            + self.positional_embedding.to(x.dtype)
+        qkv = _rows(t.transpose(1, 2), self.qkv_proj)
+        q, k, v = qkv.unflatten(2, (3, self.heads, -1)).transpose(1, 3).unbind(2)
+        fit = (q[:,:,:1]*k).sum(-1, keepdim=True)/q.shape[-1]**.5
+        return _rows((fit.softmax(2)*v).sum(2).flatten(1), self.c_proj)
 
+# %% ../nbs/13_nets.ipynb #f125a53c
 class EncoderUNet(Encoder):
-    """ADM's classifier of noisy images (Dhariwal & Nichol 2021): the encoder and attention pooling.
+    """ADM's classifier of noisy images: the encoder and attention pooling.
     Raises ValueError for sizes that do not fit together, or an unknown `clock`."""
-    @delegates(Encoder.__init__, but='cond')
-    def __init__(self,
-        image_size:int,      # height and width, pixels
-        in_channels:int,     # channels of z
-        model_channels:int,  # channels that `channel_mult` multiplies, even
-        **kwargs,
-    ):
-        super().__init__(image_size, in_channels, model_channels, **kwargs)
-        del self.label_emb                                       # it tells the class, nobody tells it
-        ch, norm = self.chs[-1], self.res.keywords['norm']
+    def head(self, ch, norm):
+        del self.label_emb                               # nobody tells it the class
         pool = AttentionPool(self.sizes[-1], ch, self.n_classes, self.head_channels)
         self.out = Float32(norm(ch), nn.SiLU(), pool)
 
@@ -368,14 +365,16 @@ class EncoderUNet(Encoder):
         "A logit for each class."
         return self.out(self.encode(z, self.embed(lam))[0]).float()
 
-# %% ../nbs/13_nets.ipynb #a03118fa
+# %% ../nbs/13_nets.ipynb #3b98b9c0
+#| code-fold: true
 def unet_digits(
     n_classes:int=10,  # classes; n is null
     in_channels:int=1, # channels of an image
     **kwargs,          # for `UNet`
 )->UNet:
     "For 8×8 images: 16 channels at 8×8, 32 at 4×4."
-    return UNet(8, in_channels, 16, n_classes=n_classes, **{'head_channels': 32, **kwargs})
+    sizes = {'head_channels': 32, **kwargs}
+    return UNet(8, in_channels, 16, n_classes=n_classes, **sizes)
 
 def unet_small(
     n_classes:int=62,   # classes; n is null
@@ -383,7 +382,7 @@ def unet_small(
     image_size:int=32,  # pixels: 16, 32 or 64, or any other multiple of 4
     **kwargs,           # for `UNet`
 )->UNet:
-    "For a CPU: 32 channels, then 64, 96, from 64 pixels on 128; attention at 8×8 and below."
+    "For a CPU: 32 channels, then 64, 96, from 64 pixels on 128; attention up to 8×8."
     mult = (1,2,3,4) if image_size >= 64 else (1,2,3)
     attn = tuple(s for i in range(len(mult)) if (s := image_size >> i) <= 8)
     sizes = dict(channel_mult=mult, attn_sizes=attn, head_channels=32)
@@ -395,7 +394,7 @@ def unet_32(
     image_size:int=32,  # pixels, a multiple of 4: 28 for MNIST, 32 for CIFAR-10
     **kwargs,           # for `UNet`
 )->UNet:
-    "For images of about 32×32: 64 channels, then 128, then 128; attention from half size down."
+    "For about 32×32: 64 channels, then 128, then 128; attention from half size down."
     attn = (image_size//2, image_size//4)
     sizes = dict(num_res_blocks=2, channel_mult=(1,2,2), attn_sizes=attn, dropout=.1)
     return UNet(image_size, in_channels, 64, n_classes=n_classes, **{**sizes, **kwargs})
@@ -405,13 +404,14 @@ def unet_64(
     in_channels:int=3,  # channels of an image
     **kwargs,           # for `UNet`
 )->UNet:
-    "For 64×64 images on one GPU: 96 channels, then 192, 288, 384; attention at 16×16 and 8×8."
-    sizes = dict(num_res_blocks=2, channel_mult=(1,2,3,4), attn_sizes=(16,8), head_channels=32)
-    return UNet(64, in_channels, 96, n_classes=n_classes, **{**sizes, 'dropout': .1, **kwargs})
+    "For 64×64 on one GPU: 96 channels, then 192, 288, 384; attention at 16×16 and 8×8."
+    sizes = dict(num_res_blocks=2, channel_mult=(1,2,3,4), attn_sizes=(16,8), dropout=.1)
+    sizes = {**sizes, 'head_channels': 32, **kwargs}
+    return UNet(64, in_channels, 96, n_classes=n_classes, **sizes)
 
 def adm64(
     n_classes:int=1000,  # classes; n is null
-    out_channels:int=3,  # 3; ADM's own weights have 6, three more for a learned variance
+    out_channels:int=3,  # 3; ADM's own weights have 6, the others for a learned variance
     **kwargs,            # for `UNet`
 )->UNet:
     "The paper's network for ImageNet 64×64: ADM's, with 3 output channels."
@@ -423,19 +423,20 @@ def encoder_digits(
     in_channels:int=1, # channels of an image
     **kwargs,          # for `EncoderUNet`
 )->EncoderUNet:
-    "The classifier of noisy 8×8 images, as wide and deep as the encoder of `unet_digits`."
-    return EncoderUNet(8, in_channels, 16, n_classes=n_classes, **{'head_channels': 32, **kwargs})
+    "The classifier of noisy 8×8 images, as wide and deep as half of `unet_digits`."
+    sizes = {'head_channels': 32, **kwargs}
+    return EncoderUNet(8, in_channels, 16, n_classes=n_classes, **sizes)
 
 def adm64_classifier(
     n_classes:int=1000,  # classes
     **kwargs,            # for `EncoderUNet`
 )->EncoderUNet:
-    "ADM's classifier of noisy 64×64 images; unlike its U-Net its blocks use the legacy QKV order."
+    "ADM's classifier of noisy 64×64 images; unlike its U-Net in the legacy QKV order."
     adm = dict(num_res_blocks=4, channel_mult=(1,2,3,4), attn_sizes=(32,16,8))
-    kwargs = {**adm, 'qkv_order': 'legacy', **kwargs}
-    return EncoderUNet(64, 3, 128, n_classes=n_classes, **kwargs)
+    adm = {**adm, 'qkv_order': 'legacy', **kwargs}
+    return EncoderUNet(64, 3, 128, n_classes=n_classes, **adm)
 
-# %% ../nbs/13_nets.ipynb #b7b30abd
+# %% ../nbs/13_nets.ipynb #445db467
 class Preset:
     "A network with its sizes chosen, and the recipe that suits its training."
     def __init__(self,
@@ -448,14 +449,16 @@ def _of(net, *dims):
     return lambda n, shape, **kwargs: net(n, *(shape[i] for i in dims), **kwargs)
 
 presets = dict(
-    mlp         = Preset(_of(MLP, 0), steps=2000, bs=512, lr=4e-3, decay=.998),
-    unet_digits = Preset(_of(unet_digits, 0), steps=300, bs=128, lr=4e-3, decay=.995),
-    unet_small  = Preset(_of(unet_small, 0, -1), steps=8000, bs=64, lr=2e-3, decay=.999),
-    unet_32     = Preset(_of(unet_32, 0, -1), steps=50_000, bs=128, lr=3e-4, decay=.9995),
-    unet_64     = Preset(_of(unet_64, 0), steps=50_000, bs=256, lr=3e-4, decay=.9995),
-    adm64       = Preset(_of(adm64), steps=540_000, bs=2048, lr=3e-4, decay=.9999,
-                         warmup=1000, micro=8, every=1000))        # ADM's and the paper's
+    mlp=Preset(_of(MLP, 0), steps=2000, bs=512, lr=4e-3, decay=.998),
+    unet_digits=Preset(_of(unet_digits, 0), steps=300, bs=128, lr=4e-3, decay=.995),
+    unet_small=Preset(_of(unet_small, 0, -1), steps=8000, bs=64, lr=2e-3, decay=.999),
+    unet_32=Preset(_of(unet_32, 0, -1), steps=50_000, bs=128, lr=3e-4, decay=.9995),
+    unet_64=Preset(_of(unet_64, 0), steps=50_000, bs=256, lr=3e-4, decay=.9995),
+    adm64=Preset(_of(adm64), steps=540_000, bs=2048, lr=3e-4, decay=.9999,
+                 warmup=1000, micro=8, every=1000))          # ADM's and the paper's
 
+# %% ../nbs/13_nets.ipynb #2bcca48f
+#| code-fold: true
 def net_for(
     name:str,       # a name in `presets`
     n_classes:int,  # classes; n is null
@@ -464,8 +467,10 @@ def net_for(
 )->nn.Module:
     """The preset `name` for data of this shape.
     Raises ValueError for an unknown name or another shape."""
-    if name not in presets: raise ValueError(f"name must be one of {', '.join(presets)}, got {name!r}")
-    if len(shape) not in (1, 3): raise ValueError(f"shape must be (2,) or (c, h, w), got {shape}")
+    if name not in presets:
+        raise ValueError(f"name must be one of {', '.join(presets)}, got {name!r}")
+    if len(shape) not in (1, 3):
+        raise ValueError(f"shape must be (2,) or (c, h, w), got {shape}")
     net = presets[name].make(n_classes, shape, **kwargs)
     if net.shape == tuple(shape): return net
     raise ValueError(f"{name} takes shape {net.shape}, got data of shape {tuple(shape)}")

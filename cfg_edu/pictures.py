@@ -15,7 +15,7 @@ from .files import cache_dir, fingerprint
 from .data import DataLoaders, Rung, rungs
 from .cache import build_cache, cache_dls, open_cache
 
-# %% ../nbs/30_pictures.ipynb #07c23b25
+# %% ../nbs/30_pictures.ipynb #9f60c002
 @lru_cache(64)
 def _overlap(n, size):
     "A (size, n): which part of new pixel i old pixel j fills"
@@ -24,80 +24,95 @@ def _overlap(n, size):
     return (part.clip(0)*size/n).astype(np.float32)
 
 def area(
-    img,      # (h, w) or (h, w, c), any numbers
-    size:int, # new height and width, at most the old ones
+    img,       # (h, w) or (h, w, c), any numbers
+    size:int,  # new height and width, at most the old ones
 )->np.ndarray: # (size, size) or (size, size, c) float32
-    """The central square of `img`, averaged exactly over the area of each new pixel.
+    """The central square of `img`, averaged over each new pixel's area.
     Raises ValueError if it is smaller than `size`."""
     x = np.asarray(img)
     h, w = x.shape[:2]
     s = min(h, w)
     if not 1 <= size <= s:
-        raise ValueError(f"size must lie in 1…{s}, the shorter side of {w}×{h} pixels, got {size}")
+        raise ValueError(f"size must lie in 1…{s}, the shorter side of {w}×{h} pixels, "
+            f"got {size}")
     x = x[(h-s)//2:(h-s)//2+s, (w-s)//2:(w-s)//2+s].astype(np.float32)
     a = _overlap(s, size)
     return np.tensordot(a, np.tensordot(a, x, (1, 0)), (1, 1)).swapaxes(0, 1)
 
-# %% ../nbs/30_pictures.ipynb #ded7d9ae
+# %% ../nbs/30_pictures.ipynb #6408f979
 def _small(file, size):
-    "The picture in `file` (3, size, size) uint8; one that is too small is enlarged first"
+    "The picture in `file`, (3, size, size) uint8; one too small is enlarged first"
     try:
         img = Image.open(file).convert('RGB')
-        if (s := min(img.size)) < size: img = img.resize([round(n*size/s) for n in img.size], Image.Resampling.BICUBIC)
+        if (s := min(img.size)) < size:
+            wh = [round(n*size/s) for n in img.size]
+            img = img.resize(wh, Image.Resampling.BICUBIC)
         return np.rint(area(img, size)).astype(np.uint8).transpose(2, 0, 1)
-    except Exception as e: raise ValueError(f"{file} cannot be read as a picture: {e}") from None
+    except Exception as e:
+        raise ValueError(f"{file} cannot be read as a picture: {e}") from None
 
 def _photographs(root, size, items):
-    return np.stack([_small(root/o[0], size) for o in items]), np.array([o[1] for o in items])
+    x = np.stack([_small(root/name, size) for name,*_ in items])
+    return x, np.array([k for _,k,*_ in items])
 
-_suffixes = '.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp'
+_suffixes = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 
 def _scan(root, part, vocab=None):
-    "The names of the class folders in `root/part`; name, class, size and date of each picture there"
+    "Names of the class folders in `root/part`; each picture's name, class, size and date"
     from torchvision.datasets.folder import make_dataset
     d = root/part
-    here = sorted(o.name for o in d.iterdir() if o.is_dir() and not o.name.startswith('.'))
-    if not here: raise ValueError(f"{d} holds no class folders, and nothing else that can be read")
-    vocab = vocab or here
-    if new := set(here) - set(vocab): raise ValueError(f"{d} has the class {min(new)}, {root/'train'} does not")
+    dirs = [o.name for o in d.iterdir() if o.is_dir() and not o.name.startswith('.')]
+    if not dirs:
+        raise ValueError(f"{d} holds no class folders, and nothing else that can be read")
+    vocab = vocab or sorted(dirs)
+    if new := set(dirs) - set(vocab):
+        raise ValueError(f"{d} has the class {min(new)}, {root/'train'} does not")
     def fits(f): return f.lower().endswith(_suffixes) and f'{os.sep}.' not in f[len(str(root)):]
-    try: found = make_dataset(d, {c: vocab.index(c) for c in here}, is_valid_file=fits)
-    except FileNotFoundError as e: raise ValueError(f"{d}: {e}Pictures end in {', '.join(_suffixes)}") from None
+    known = {c: k for k,c in enumerate(vocab) if c in dirs}
+    try: found = make_dataset(d, known, is_valid_file=fits)
+    except FileNotFoundError as e:
+        raise ValueError(f"{d}: {e}Pictures end in {', '.join(_suffixes)}") from None
     dated = ((f[len(str(root))+1:], k, os.stat(f)) for f,k in found)
     return vocab, [(f, k, s.st_size, s.st_mtime_ns) for f,k,s in dated]
 
 def _folders(path, size):
-    "What `build_cache` needs for a folder for each class, or such folders in `train` and in `val`"
+    "What `build_cache` needs for class folders, or for such in `train` and in `val`"
     if (path/'train').is_dir() and (path/'val').is_dir():
         vocab, train = _scan(path, 'train')
         held = _scan(path, 'val', vocab)[1]
     else:
         vocab, found = _scan(path, '.')
-        lot = {o: int(fingerprint(o[0]), 16) for o in found}    # by the name: one picture more moves no other
+        lot = {o: int(fingerprint(o[0]), 16) for o in found}
         out = {o for o in found if lot[o]%20 == 0} or {min(lot, key=lot.get)}
         train, held = ([o for o in found if (o in out) == k] for k in (False, True))
         if not train: raise ValueError(f"{path} must hold at least two pictures")
     parts = dict(train=train, valid=held)
     return dict(parts=parts, make=partial(_photographs, path, size), vocab=vocab)
 
-# %% ../nbs/30_pictures.ipynb #12b960b8
+# %% ../nbs/30_pictures.ipynb #bed80695
 def _npz(path):
     "`arr_0` and `arr_1` of an .npz, whole in memory"
     size = sum(o.file_size for o in ZipFile(path).infolist())
-    if size > 2**30 + 100*path.stat().st_size: raise ValueError(f"it would unpack to {size:,} bytes")
+    if size > 2**30 + 100*path.stat().st_size:
+        raise ValueError(f"it would unpack to {size:,} bytes")
     with np.load(path) as z: return z['arr_0'], z['arr_1']
 
 def _arrays(path, size):
-    "What `build_cache` needs for images arr_0 and classes arr_1, in an .npz or unpacked; else None"
-    files = [path] if path.is_file() else [path/'arr_0.npy', path/'arr_1.npy']
+    "What `build_cache` needs for arr_0 and arr_1, in an .npz or unpacked; else None"
+    packed = path.is_file()
+    files = [path] if packed else [path/'arr_0.npy', path/'arr_1.npy']
     if not files[0].exists(): return None
     try:
-        x, y = _npz(path) if path.is_file() else (np.load(f, mmap_mode='r') for f in files)
-        if x.dtype != np.uint8 or x.shape != (len(y), size, size, 3) or len(y) < 2 or y.min() < 0:
-            raise ValueError(f"got {x.dtype} {x.shape} and {y.dtype} {y.shape} from {y.min()} on")
+        x, y = _npz(path) if packed else (np.load(f, mmap_mode='r') for f in files)
+        shapes = (x.shape, y.shape) == ((len(y), size, size, 3), (len(y),))
+        fits = shapes and x.dtype == np.uint8 and y.dtype.kind in 'iu' and len(y) > 1
+        if not fits or y.min() < 0:
+            raise ValueError(f"got {x.dtype} {x.shape} and {y.dtype} {y.shape} "
+                f"from {y.min()} on")
     except Exception as e:
-        raise ValueError(f"{path} must hold uint8 images arr_0 (n, {size}, {size}, 3), at least two, and "
-            f"classes arr_1 (n,) from 0 on; unzip it where memory is short ({type(e).__name__}: {e})") from None
+        raise ValueError(f"{path} must hold uint8 images arr_0 (n, {size}, {size}, 3), at "
+            "least two, and classes arr_1 (n,) from 0 on; unzip it where memory is short "
+            f"({type(e).__name__}: {e})") from None
     mixed = np.random.Generator(np.random.PCG64(0)).permutation(len(x))
     held, train = (sorted(o.tolist()) for o in np.split(mixed, [max(1, len(x)//20)]))
     parts, names = dict(train=train, valid=held), range(int(y.max())+1)
@@ -105,43 +120,48 @@ def _arrays(path, size):
     def make(i): return x[i].transpose(0, 3, 1, 2), y[i]
     return dict(parts=parts, make=make, vocab=names, source=dated, n_workers=1)
 
-# %% ../nbs/30_pictures.ipynb #09af91ea
-readers:dict = dict(arrays=_arrays)   # `f(path, size)`: what `build_cache` needs, or None for another kind
+# %% ../nbs/30_pictures.ipynb #ad5e18f1
+readers:dict = dict(arrays=_arrays)  # `f(path, size)`: for `build_cache`, or None
 
 def prepare(
-    path,               # class folders (or `train` and `val` with such), an .npz of images, a finished cache
-    cache=None,         # folder to make; None is one in `cache_dir()`, named after `path`
+    path,               # class folders (or `train` and `val`), arrays, a finished cache
+    cache=None,         # folder to make; None is one in `cache_dir()`
     size:int=64,        # pixels
     n_workers:int=None, # processes that read photographs; None is one for each core
     progress:bool=True, # show a progress bar in a terminal?
 )->Path:                # the cache's folder
     """Makes an image cache of `path`, or continues where it stopped.
-    Raises ValueError or FileNotFoundError, with the file's name, for whatever cannot be used."""
-    for name,v in dict(size=size, n_workers=1 if n_workers is None else n_workers).items():
+    Raises ValueError or FileNotFoundError that names whatever cannot be used."""
+    counts = dict(size=size, n_workers=1 if n_workers is None else n_workers)
+    for name,v in counts.items():
         if not isinstance(v, int) or v < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {v!r}")
     path = Path(path).expanduser()
     if not path.exists(): raise FileNotFoundError(f"{path} does not exist")
-    if (path/'meta.json').exists() or (path/'.lock').exists(): return open_cache(path) and path
+    if (path/'meta.json').exists() or (path/'.lock').exists():
+        return open_cache(path) and path
     found = next(filter(None, (read(path, size) for read in readers.values())), None)
     todo = dict(n_workers=n_workers) | (found or _folders(path, size))
-    own = f'{path.absolute().name}-{size}-{fingerprint(str(path.absolute()))[:6]}'
-    folder = Path(cache).expanduser() if cache else cache_dir()/own
+    at = path.absolute()
+    own = cache_dir()/f'{at.name}-{size}-{fingerprint(str(at))[:6]}'
+    folder = Path(cache).expanduser() if cache else own
     return build_cache(folder, size=size, progress=progress, **todo)
 
 def images_dls(
-    path=None,    # your pictures in a folder for each class, or what else `prepare` takes
-    size=None,    # pixels; None is a finished cache's own size, else 64
-    bs:int=128,   # images in a batch
-    cache=None,   # folder of the cache; None is one in `cache_dir()`
-    **kwargs,     # `flip`, `seed` and `device`, as in `data_dls`
-)->DataLoaders:   # 3×size×size; classes are the folders' names, sorted
+    path=None,  # your pictures in a folder for each class, or what else `prepare` takes
+    size=None,  # pixels; None is a finished cache's own size, else 64
+    bs:int=128, # images in a batch
+    cache=None, # folder of the cache; None is one in `cache_dir()`
+    **kwargs,   # `flip`, `seed` and `device`, as in `data_dls`
+)->DataLoaders: # 3×size×size; classes are the folders' names, sorted
     """Your own pictures, prepared on first use.
-    Raises ValueError without `path`, or where a cache has another `size`, and as `prepare` does."""
-    if path is None: raise ValueError("path is needed: class folders, an archive, an .npz or a finished cache")
+    Raises ValueError without `path` or for another `size`, and as `prepare` does."""
+    if path is None:
+        raise ValueError("path is needed: class folders, an archive, an .npz or a cache")
     folder = prepare(path, cache, 64 if size is None else size)
     there = open_cache(folder)[2]['size']
-    if size not in (None, there): raise ValueError(f"{folder} holds images of {there} pixels, not {size}")
+    if size not in (None, there):
+        raise ValueError(f"{folder} holds images of {there} pixels, not {size}")
     return cache_dls(folder, bs, **kwargs)
 
 rungs['images'] = Rung(images_dls, 'unet_small', 'inception')

@@ -21,7 +21,7 @@ def amps(
     lam = lam.reshape(-1, *[1]*(ndim-1))
     return lam.sigmoid().sqrt(), (-lam).sigmoid().sqrt()
 
-# %% ../nbs/01_schedule.ipynb #38e99832
+# %% ../nbs/01_schedule.ipynb #0483665f
 class Schedule:
     """λ as a function of u in [0, 1], λ = −2 log tan(au+b) (Ho & Salimans, §2).
     Raises ValueError unless `lam_min` < `lam_max`, both within ±1000."""
@@ -46,7 +46,8 @@ class Schedule:
         "λ(u) = −2 log tan(au+b), falling from `lam_max` to `lam_min`."
         near = (self.a*u + self.b).tan().log()
         far = (self.a*(1-u) + self.b_end).tan().log()
-        return torch.where(near < 0, -2*near, 2*far).clip(self.lam_min, self.lam_max)
+        lam = torch.where(near < 0, -2*near, 2*far)
+        return lam.clamp(self.lam_min, self.lam_max)
 
     def u(self,
         lam:Tensor,  # any shape, nats, within the bounds
@@ -76,7 +77,7 @@ def draw(self:Schedule,
     strata = torch.randperm(n, device=device, generator=generator)
     return self.lam((strata + torch.rand(n, device=device, generator=generator))/n)
 
-# %% ../nbs/01_schedule.ipynb #5ff93941
+# %% ../nbs/01_schedule.ipynb #22edf57c
 @patch
 def grid(self:Schedule,
     n_steps:int,       # points T ≥ 2: each is one call of the network
@@ -85,9 +86,9 @@ def grid(self:Schedule,
     """The λ that sampling visits, λ_1 < … < λ_T (Ho & Salimans, §2).
     Raises ValueError for n_steps < 2 or an unknown kind."""
     if n_steps < 2: raise ValueError(f"n_steps must be at least 2, got {n_steps}")
-    if kind == 'uniform':
-        return torch.linspace(self.lam_min, self.lam_max, n_steps, dtype=torch.float64)
-    last_u = dict(paper=0, authors=1/n_steps)
-    if kind not in last_u:
+    ends = dict(paper=(1, 0), authors=(1, 1/n_steps),
+                uniform=(self.lam_min, self.lam_max))
+    if kind not in ends:
         raise ValueError(f"kind must be paper, authors or uniform, got {kind!r}")
-    return self.lam(torch.linspace(1, last_u[kind], n_steps, dtype=torch.float64))
+    even = torch.linspace(*ends[kind], n_steps, dtype=torch.float64)
+    return even if kind == 'uniform' else self.lam(even)

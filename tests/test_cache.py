@@ -126,6 +126,11 @@ def test_another_source_begins_anew_and_the_old_cache_stays_until_then(whole, tm
     assert open_cache(tmp_path)[0][7].unique().tolist() == [107] and seen[7].unique().tolist() == [7]
     assert len([*tmp_path.iterdir()]) == 3                                             # nothing of the old one is left
 
+def test_pieces_of_another_source_are_not_taken(whole, tmp_path):
+    with pytest.raises(Cut): build(tmp_path, until(4, []), dict(train=range(100, 140), valid=range(140, 145)))
+    with pytest.raises(Cut): build(tmp_path, until(2, []), source='another date')
+    assert contents(build(tmp_path)) == contents(whole)
+
 def test_a_reader_never_sees_two_caches_mixed(tmp_path):
     "meta.json changes in one stroke, and names the folder that it is about"
     build(tmp_path)
@@ -255,7 +260,7 @@ def test_files_that_do_not_fit_together_are_refused(copy):
     (d/'meta.json').write_text(json.dumps(good))
     labels = (folder/'labels.npy').read_bytes()
     (folder/'labels.npy').write_bytes(labels[:-8] + (9).to_bytes(8, 'little'))
-    with pytest.raises(ValueError, match='is damaged: it does not hold what its meta.json says'): open_cache(d)
+    with pytest.raises(ValueError, match='is damaged: it does not hold what meta.json says'): open_cache(d)
 
 def test_a_cache_of_format_1_is_read_and_replaced(whole, tmp_path):
     "Made before 0.1: images.npy and labels.npy lay beside meta.json"

@@ -1,5 +1,6 @@
 "Loaders keep their promise: scale, classes, order, what is held out; refusals; torchvision's files"
 import gzip, hashlib, pickle, struct
+from math import pi
 from unittest.mock import patch
 import numpy as np, pytest, torch, torchvision
 from hypothesis import given, settings, strategies as st
@@ -121,7 +122,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence():
     refused(r'x must be finite, images in \[-1, 1\], got 0 to 255', x.float(), y, range(3))
     refused('x must be finite, .* got nan', torch.full((50, 2), float('nan')), y, range(3))
     refused('x must be finite', torch.full((50, 2), float('inf')), y, range(3))
-    refused('bs must lie in 1…40, the training examples, got 64', x, y, range(3), bs=64)
+    refused('bs must lie in 1…40, training examples, got 64', x, y, range(3), bs=64)
     refused('bs must lie in', x, y, range(3), bs=0)
     for none in (0, 50, [*range(50)], torch.zeros(50, dtype=torch.bool)): refused('valid must hold out at least one', x, y, range(3), valid=none)
     for bad in ([50], [0, -51], [.5], [], torch.ones(3, dtype=torch.bool), -1): refused('valid must be indices or a mask', x, y, range(3), bs=4, valid=bad)
@@ -142,6 +143,16 @@ def test_toys_are_what_they_were(name, was):
     dls = toy_dls(name, n=1000, seed=3, device='cpu')
     assert (len(dls.train_ds), len(dls.valid_ds)) == (1000, 100)
     assert torch.equal(dls.train_ds.tensors[0], toy(name, 1100, 3)[0][:1000])
+
+def test_places_on_the_moons_are_uniform_and_independent():
+    def angle(x, y):
+        x = x/.6*(1-2*y)[:,None] + torch.tensor([.5, .25])                              # the second moon turned back
+        t = torch.atan2(x[:,1], x[:,0])
+        return torch.where(t < -pi/2, t+2*pi, t)                                       # noise at the left tip
+    t = angle(*toy('moons', 20_000))
+    assert abs(t.mean() - pi/2) < .03 and abs(t.var() - pi**2/12) < .03
+    halves = torch.stack([(angle(*toy('moons', 100, s)) < pi/2).sum() for s in range(400)]).float()
+    assert abs(halves.var() - 25) < 6                                                   # binomial; on a regular arc they never vary
 
 def test_digits_are_what_they_were():
     assert fingerprint(*digits()) == '6e783c62c3931f05'

@@ -123,7 +123,7 @@ def test_refused():
     m = three()
     z, lam, y = six(m)
     for ask, word in ((lambda: Interval(CFG(m, 1.), 2., -2.), 'lo must lie below hi'), (lambda: Interval(CFG(m, 1.), math.nan, 2.), 'lo must lie below hi'),
-                      (lambda: Interval(m, -1., 1.), 'guided must be'), (lambda: ClassifierGuided(m, m.classify, 1.)(z, lam, None), 'y must name a class'),
+                      (lambda: Interval(m, -1., 1.), 'guided must be'), (lambda: ClassifierGuided(m, m.classify, 1.)(z, lam, None), 'y must be a class'),
                       (lambda: to_w(1., 'midjourney'), "'midjourney'"), (lambda: to_scale(1., 'midjourney'), "'midjourney'"),
                       (lambda: to_w(-.5, 'imagen'), 'at least 0'), (lambda: to_w(-1.5, 'paper'), 'at least -1'), (lambda: to_w(math.inf, 'paper'), 'finite'),
                       (lambda: to_scale(-.5, 'diffusers'), 'at least 0')):

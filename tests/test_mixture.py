@@ -27,6 +27,13 @@ def test_moments_of_draws(m):
     assert (y.bincount()/n - shares).abs().max() < 6.5e-3                 # 4 × 0.5/√n
 
 
+def test_draws_of_a_tilted_component():
+    "Longer, narrower and turned: the covariance of the draws is the one that was given"
+    cov = torch.tensor([[.5, .3, 0.], [.3, .4, -.2], [0., -.2, .9]], dtype=torch.float64)
+    x, _ = Mixture([1], [[1., 2., 3.]], cov[None]).draw(200_000, generator=seed(0))
+    assert (x.double().T.cov() - cov).abs().max() < 4*.9*(2/200_000)**.5    # 4 standard errors of the largest
+
+
 @world
 def test_draws_of_one_class(m):
     "Its own components alone, in their shares within the class"

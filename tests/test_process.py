@@ -118,6 +118,15 @@ def test_small_steps():
         assert torch.equal(mean, z) and var == 0
 
 
+@pytest.mark.parametrize('step', [1e-4, 1e-2, 1.])
+def test_small_steps_in_float32(step):
+    "Every digit of the variance is kept, where 1 − exp would lose all but three"
+    lam, lam_s = torch.zeros(1), torch.full((1,), step)
+    for f in (lambda a, b: posterior_weights(a, b)[1], lambda a, b: posterior_weights(a, b)[2],
+              lambda a, b: transition_var(a, b), lambda a, b: forward(torch.ones(1), b, a)[1]):
+        assert abs(f(lam, lam_s)/f(lam.double(), lam_s.double()) - 1) < 1e-6
+
+
 def test_ratio_of_the_two_ends():
     "1,137 in the last of 8 points between ±10, 1.5 of 1,024: what v can move"
     for n_steps, most in ((8, 1137), (1024, 1.503)):
