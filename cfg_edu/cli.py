@@ -259,7 +259,9 @@ class Jury(Sampling):
         need(fits, f"judge {self.judge!r} looks at images {sees}, not {tuple(shape)}")
         first(self.look, dls)
 
-    def look(self, dls):
+    def look(self,
+        dls,  # loaders of the real images
+    ):
         self.eye = get_judge(self.judge, self.weights)
         if self.stats: x, known = self.stats, None
         else:
@@ -270,7 +272,10 @@ class Jury(Sampling):
             _say(*_printed(self.floor))
         self.real = real_stats(x, self.eye, known=known, progress=True)
 
-    def told(self, y): return y if 'verdict' in self.eye.layers else None
+    def told(self,
+        y,  # (n,) classes
+    ):      # the same, where the judge has a verdict on them
+        return y if 'verdict' in self.eye.layers else None
 
     def row(self,
         w,  # guidance weight, or None

@@ -21,26 +21,44 @@ def eps2x(
     alpha, sigma = amps(lam, z.ndim)
     return (z - sigma*eps)/alpha
 
-def x2eps(z:Tensor, x:Tensor, lam:Tensor)->Tensor:
+def x2eps(
+    z:Tensor,    # (b, …) noisy data
+    x:Tensor,    # (b, …) clean data
+    lam:Tensor,  # (b,) log-SNR, nats
+)->Tensor:       # (b, …)
     "ε = (z − αx)/σ"
     alpha, sigma = amps(lam, z.ndim)
     return (z - alpha*x)/sigma
 
-def v2eps(z:Tensor, v:Tensor, lam:Tensor)->Tensor:
+def v2eps(
+    z:Tensor,    # (b, …) noisy data
+    v:Tensor,    # (b, …) velocity αε − σx
+    lam:Tensor,  # (b,) log-SNR, nats
+)->Tensor:       # (b, …)
     "ε = αv + σz: nothing is divided (Salimans & Ho 2022)"
     alpha, sigma = amps(lam, z.ndim)
     return alpha*v + sigma*z
 
-def eps2v(z:Tensor, eps:Tensor, lam:Tensor)->Tensor:
+def eps2v(
+    z:Tensor,    # (b, …) noisy data
+    eps:Tensor,  # (b, …) noise
+    lam:Tensor,  # (b,) log-SNR, nats
+)->Tensor:       # (b, …)
     "v = (ε − σz)/α, the velocity αε − σx"
     alpha, sigma = amps(lam, z.ndim)
     return (eps - sigma*z)/alpha
 
-def eps2score(eps:Tensor, lam:Tensor)->Tensor:
+def eps2score(
+    eps:Tensor,  # (b, …) noise
+    lam:Tensor,  # (b,) log-SNR, nats
+)->Tensor:       # (b, …)
     "∇ log p(z) = −ε/σ"
     return -eps/amps(lam, eps.ndim)[1]
 
-def score2eps(score:Tensor, lam:Tensor)->Tensor:
+def score2eps(
+    score:Tensor,  # (b, …) ∇ log p(z)
+    lam:Tensor,    # (b,) log-SNR, nats
+)->Tensor:       # (b, …)
     "ε = −σ ∇ log p(z)"
     return -amps(lam, score.ndim)[1]*score
 
@@ -103,7 +121,11 @@ class Denoiser(Wrapper):
         "ε of the contract, from one call of the network."
         return self._eps(z, lam, self._ask(self.net, z, lam, y))
 
-    def pair(self, z:Tensor, lam:Tensor, y:Tensor)->tuple:
+    def pair(self,
+        z:Tensor,    # (b, …) noisy data
+        lam:Tensor,  # (b,) log-SNR, nats
+        y:Tensor,    # (b, …) what the network is told
+    )->tuple:        # two ε, each (b, …)
         "ε told y and ε told nothing: what `both` finds for the network, converted."
         outs = self._ask(partial(both, self.net), z, lam, y)
         return tuple(self._eps(z, lam, out) for out in outs)

@@ -219,8 +219,14 @@ class GlyphsJudge(CNNJudge):
         nets.load_state_dict(cached(f'glyphs{size}-judge-{key}', fit))
         super().__init__(nets)
 
-class Glyphs16Judge(GlyphsJudge): name, shape = 'glyphs16', (3, 16, 16)
-class Glyphs64Judge(GlyphsJudge): name, shape = 'glyphs64', (3, 64, 64)
+class Glyphs16Judge(GlyphsJudge):
+    "The same for glyphs of 16×16 pixels."
+    name, shape = 'glyphs16', (3, 16, 16)
+
+class Glyphs64Judge(GlyphsJudge):
+    "The same for glyphs of 64×64 pixels."
+    name, shape = 'glyphs64', (3, 64, 64)
+
 judges.update(glyphs16=Glyphs16Judge, glyphs32=GlyphsJudge, glyphs64=Glyphs64Judge)
 
 # %% ../nbs/16_judges.ipynb #178ac2d1

@@ -193,13 +193,18 @@ class AttentionBlock(nn.Module):
 # %% ../nbs/13_nets.ipynb #deb352e2
 class Stage(nn.Sequential):
     "Layers in a row; residual blocks also get the embedding."
-    def forward(self, x, emb):
+    def forward(self,
+        x:Tensor,    # (b, ch, h, w)
+        emb:Tensor,  # (b, d) or (1, d)
+    )->Tensor:
         for m in self: x = m(x, emb) if isinstance(m, ResBlock) else m(x)
         return x
 
 class Float32(nn.Sequential):
     "Layers in a row that autocast's 16 bits leave alone: both ends of a network."
-    def forward(self, x):
+    def forward(self,
+        x:Tensor,  # (b, …)
+    )->Tensor:     # in the dtype of the weights
         with _no_autocast(x): return super().forward(x.to(next(self.parameters()).dtype))
 
 clocks:dict = dict(arctan=lambda lam: 1000*lam_angle(lam))   # 0 … 1000
@@ -300,7 +305,10 @@ def _sizes(self:Encoder):
 class UNet(Encoder):
     """ADM's U-Net (Dhariwal & Nichol 2021), for any λ and condition.
     Raises ValueError for sizes that do not fit together, or an unknown `clock`."""
-    def head(self, ch, norm):
+    def head(self,
+        ch:int,  # channels at the bottom
+        norm,    # as in `Encoder`
+    ):
         stored, self.output_blocks = list(self.stored), nn.ModuleList()
         for size, out in zip(self.sizes[::-1], self.chs[::-1]):
             for _ in range(self.num_res_blocks+1):
@@ -353,7 +361,10 @@ class AttentionPool(nn.Module):
 class EncoderUNet(Encoder):
     """ADM's classifier of noisy images: the encoder and attention pooling.
     Raises ValueError for sizes that do not fit together, or an unknown `clock`."""
-    def head(self, ch, norm):
+    def head(self,
+        ch:int,  # channels at the bottom
+        norm,    # as in `Encoder`
+    ):
         del self.label_emb                               # nobody tells it the class
         pool = AttentionPool(self.sizes[-1], ch, self.n_classes, self.head_channels)
         self.out = Float32(norm(ch), nn.SiLU(), pool)

@@ -335,12 +335,16 @@ class Sampling:
         x = sample(self.guided(w), (bs, *self.shape), asked, self.steps, **where)
         return (to_uint8(x) if x.ndim == 4 else x.cpu())[:len(y)-i]
 
-def clip_for(shape):
+def clip_for(
+    shape,  # of one example
+):          # (lo, hi) or None
     "The range of the data: images have one, points have none."
     return (-1., 1.) if len(shape) == 3 else None
 
 # %% ../nbs/40_runs.ipynb #e2af2bf4
-def read_part(file):
+def read_part(
+    file,  # .npz of one batch
+):         # its samples
     "A finished batch; None where it is missing or damaged, so that it is made again."
     try:
         with np.load(file) as z: return torch.from_numpy(z['arr_0'])      # the zip knows its checksum

@@ -25,7 +25,11 @@ class Sampler:
         grid,   # `grid(n_steps) -> lams`, (T,) float64, for at most so many calls
     ): self.table, self.grid = table, grid
 
-    def __call__(self, lams): return self.table(lams)
+    def __call__(self,
+        lams:Tensor,  # (T,) float64, rising
+    )->Tensor:        # (n, 5) float64
+        "The rows of `table`."
+        return self.table(lams)
 
 # %% ../nbs/06_sampling.ipynb #f9a964f8
 def ancestral(

@@ -107,7 +107,9 @@ class EMA(Callback):
     before_train = after_validate           # where validation was interrupted
 
 # %% ../nbs/14_training.ipynb #dd545862
-def per_step(learn):
+def per_step(
+    learn,  # a `Learner`
+)->int:
     "Batches to a step of the optimiser: several where gradients are accumulated."
     parts = learn._grab_cbs(GradientAccumulation)
     return max([1] + [cb.n_acc//learn.dls.train.bs for cb in parts])
