@@ -89,7 +89,7 @@ class CFG(Guidance):
         if self.w == -1 or y is None: return self.model(z, lam, None)
         return cfg(*both(self.model, z, lam, y), self.w)
 
-rules = dict(cfg=CFG)    # guidance rules by name, each `rule(model, w)`
+rules:dict = dict(cfg=CFG)    # guidance rules by name, each `rule(model, w)`
 
 # %% ../nbs/05_guidance.ipynb #07cd6e9b
 class Interval(Wrapper):

@@ -193,7 +193,7 @@ class AttentionBlock(nn.Module):
 # %% ../nbs/13_nets.ipynb #deb352e2
 class Stage(nn.Sequential):
     "Layers in a row; residual blocks also get the embedding."
-    def forward(self,
+    def forward(self,  # type:ignore[override]
         x:Tensor,    # (b, ch, h, w)
         emb:Tensor,  # (b, d) or (1, d)
     )->Tensor:
@@ -202,7 +202,7 @@ class Stage(nn.Sequential):
 
 class Float32(nn.Sequential):
     "Layers in a row that autocast's 16 bits leave alone: both ends of a network."
-    def forward(self,
+    def forward(self,  # type:ignore[override]
         x:Tensor,  # (b, …)
     )->Tensor:     # in the dtype of the weights
         with _no_autocast(x): return super().forward(x.to(next(self.parameters()).dtype))

@@ -33,7 +33,7 @@ class LateUNet(UNet):
         full, self.output_blocks, self.skips = self.output_blocks, nn.ModuleList(), []
         for i in range(0, len(full), k):
             kept, doubling = full[i:i+self.up_blocks], full[i+k-1][-1]
-            if len(kept) < k and i+k < len(full): kept[-1].append(doubling)
+            if len(kept) < k and i+k < len(full): kept[-1].append(doubling)  # type:ignore
             self.output_blocks.extend(kept)
             self.skips += [len(full)-1-j for j in range(i, i+len(kept))]
         n = len(self.stages())
