@@ -58,7 +58,7 @@ def test_a_wrong_argument_is_one_sentence(top, tmp_path):
     call = [sys.executable, '-W', 'ignore', str(tmp_path/'verb.py'), str(top/'moons'), '--w', '-7']
     said = subprocess.run(call, capture_output=True, text=True)
     assert (said.returncode, said.stdout, len(said.stderr.splitlines())) == (1, '', 1), said.stderr
-    assert said.stderr.startswith('cfg_sample: w must be a finite number of at least -1')
+    assert said.stderr.startswith('cfg_sample: w must be finite and at least -1')
 
 
 # bad input, before anything is written
