@@ -177,7 +177,7 @@ def test_other_precisions_are_refused(mode):
 
 def test_a_model_that_cannot_is_refused():
     learn = Learner(toy_dls('moons', bs=64, n=640, device='cpu'), nn.Linear(2, 2), loss_func=nn.functional.mse_loss, cbs=HalfPrecision('bf16'))
-    with learn.no_bar(), learn.no_logging(), pytest.raises(ValueError, match='model must have `half`'): learn.fit(1)
+    with learn.no_bar(), learn.no_logging(), pytest.raises(ValueError, match='model must have `amp_dtype`'): learn.fit(1)
 
 def test_overflow_leaves_steps_out():
     "Neither weights nor average move until the gradients fit"
