@@ -463,4 +463,6 @@ d = { 'settings': { 'branch': 'main',
                                   'cfg_edu.variants.LateUNet.stages': ('variants.html#lateunet.stages', 'cfg_edu/variants.py'),
                                   'cfg_edu.variants._Again': ('variants.html#_again', 'cfg_edu/variants.py'),
                                   'cfg_edu.variants._Again.forward': ('variants.html#_again.forward', 'cfg_edu/variants.py'),
+                                  'cfg_edu.variants._AgainFloat32': ('variants.html#_againfloat32', 'cfg_edu/variants.py'),
+                                  'cfg_edu.variants._AgainStage': ('variants.html#_againstage', 'cfg_edu/variants.py'),
                                   'cfg_edu.variants.recompute': ('variants.html#recompute', 'cfg_edu/variants.py')}}}

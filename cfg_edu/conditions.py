@@ -14,15 +14,16 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 from .mixture import Mixture
 
-# %% ../nbs/12_conditions.ipynb #dfc2404f
+# %% ../nbs/12_conditions.ipynb #e7da3263
 class Classes(nn.Embedding):
-    """A class is a row of a table. No class, `null`, is the zero vector and has no row.
+    """A class is a row of a table. No class, `null`, is zero and has no row.
     Raises ValueError for fewer than one class."""
     def __init__(self,
         n_classes:int,  # classes 0 … n−1; n is null
         d:int,          # width of a row
     ):
-        if n_classes < 1: raise ValueError(f"n_classes must be at least 1, got {n_classes}")
+        if n_classes < 1:
+            raise ValueError(f"n_classes must be at least 1, got {n_classes}")
         super().__init__(n_classes, d)
         self.null = n_classes
 
@@ -43,10 +44,10 @@ class Classes(nn.Embedding):
 
     null_like, check_y = Mixture.null_like, Mixture.check_y
 
-# %% ../nbs/12_conditions.ipynb #523c29d6
+# %% ../nbs/12_conditions.ipynb #f805af7d
 class Vector(nn.Module):
-    "A vector of numbers: brightness and size, or several labels at once. A row of NaN says nothing."
-    null = None                                              # no class, so no class that means none
+    "Numbers, or several labels at once. A row of NaN says nothing."
+    null = None                                  # no class, so none that means nothing
     def __init__(self,
         d_in:int,  # numbers that are told
         d:int,     # width of what the network gets
@@ -82,17 +83,19 @@ class Vector(nn.Module):
         n:int,  # samples
     )->Tensor:  # (n, d_in) float
         """`y` for `n` samples.
-        Raises ValueError for another shape, an infinite number, or a row that is NaN in part."""
-        y = torch.atleast_1d(torch.as_tensor([torch.nan]*self.d_in if y is None else y)).float()
+        Raises ValueError for another shape, or a row not finite and not all NaN."""
+        y = torch.atleast_1d(torch.as_tensor(
+            [torch.nan]*self.d_in if y is None else y)).float()
         if y.shape == (self.d_in,): y = y.expand(n, -1)
         if y.shape != (n, self.d_in):
-            raise ValueError(f"y must be None, {self.d_in} numbers or a row of them for each "
-                             f"of {n}, got shape {tuple(y.shape)}")
+            raise ValueError(f"y must be None, {self.d_in} numbers or a row of them for "
+                             f"each of {n}, got shape {tuple(y.shape)}")
         if y.isinf().any() or (y.isnan().any(1) != y.isnan().all(1)).any():
-            raise ValueError("y must be finite in each row, or NaN in all of it: nothing is told")
+            raise ValueError("y must be finite in each row, or NaN in all of it")
         return y
 
 # %% ../nbs/12_conditions.ipynb #eb211ada
+#| code-fold: true
 conditions = dict(classes=Classes, vector=Vector)
 
 named:ChainMap = ChainMap(conditions)      # all that a saved network calls by a name

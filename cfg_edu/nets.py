@@ -18,7 +18,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 from .conditions import Classes, named, Told
 
-# %% ../nbs/13_nets.ipynb #db27fa4c
+# %% ../nbs/13_nets.ipynb #6cacb0d6
 #| code-fold: true
 def _zeroed(m):
     "`m` with all parameters zero"
@@ -153,7 +153,7 @@ class ResBlock(nn.Module):
         scale, shift = self.emb_layers(emb)[...,None,None].chunk(2, 1)
         return x + self.out_layers[1:](torch.addcmul(shift, 1+scale, h))
 
-# %% ../nbs/13_nets.ipynb #5d55e0c4
+# %% ../nbs/13_nets.ipynb #e6a382b3
 class AttentionBlock(nn.Module):
     """x + self-attention over the pixels.
     Raises ValueError for an unknown order or heads that do not divide `ch`."""
@@ -174,9 +174,9 @@ class AttentionBlock(nn.Module):
         qkv:Tensor,  # (b, n, 3·ch) for n pixels
     )->tuple:        # q, k, v, each (b, heads, n, head_channels)
         "Queries, keys and values of each head."
-        if self.qkv_order == 'new': qkv = qkv.unflatten(2, (3, self.heads, -1))
-        else: qkv = qkv.unflatten(2, (self.heads, 3, -1)).transpose(2, 3)
-        return qkv.transpose(1, 3).unbind(2)
+        new = self.qkv_order == 'new'
+        qkv = qkv.unflatten(2, (3, self.heads, -1) if new else (self.heads, 3, -1))
+        return qkv.movedim(2 if new else 3, 0).transpose(2, 3).unbind(0)
 
     def forward(self,
         x:Tensor,  # (b, ch, h, w)
@@ -190,13 +190,15 @@ class AttentionBlock(nn.Module):
         h = _rows(h.transpose(1, 2).flatten(2), self.proj_out)
         return x + h.transpose(1, 2).reshape(x.shape)
 
-# %% ../nbs/13_nets.ipynb #deb352e2
+# %% ../nbs/13_nets.ipynb #a5cd4e52
 class Stage(nn.Sequential):
-    "Layers in a row; residual blocks also get the embedding."
+    "Layers in a row; residual blocks get the embedding, what was stored is glued on."
     def forward(self,  # type:ignore[override]
         x:Tensor,    # (b, ch, h, w)
         emb:Tensor,  # (b, d) or (1, d)
+        *stored,     # each (b, …, h, w): more channels
     )->Tensor:
+        if stored: x = torch.cat([x, *stored], 1)
         for m in self: x = m(x, emb) if isinstance(m, ResBlock) else m(x)
         return x
 
@@ -301,7 +303,7 @@ def _sizes(self:Encoder):
     if set(self.attn_sizes) <= set(sizes): return sizes
     raise ValueError(f"attn_sizes must be among the sizes {sizes}, got {self.attn_sizes}")
 
-# %% ../nbs/13_nets.ipynb #f85eb16f
+# %% ../nbs/13_nets.ipynb #fbd359ff
 class UNet(Encoder):
     """ADM's U-Net (Dhariwal & Nichol 2021), for any λ and condition.
     Raises ValueError for sizes that do not fit together, or an unknown `clock`."""
@@ -326,7 +328,7 @@ class UNet(Encoder):
         "The output, zero before training."
         emb = self.embed(lam, y)
         h, hs = self.encode(z, emb)
-        for stage in self.output_blocks: h = stage(torch.cat([h, hs.pop()], 1), emb)
+        for stage in self.output_blocks: h = stage(h, emb, hs.pop())
         return self.out(h).to(z.dtype)
 
 # %% ../nbs/13_nets.ipynb #d2f9a9a4
@@ -357,7 +359,7 @@ class AttentionPool(nn.Module):
         fit = (q[:,:,:1]*k).sum(-1, keepdim=True)/q.shape[-1]**.5
         return _rows((fit.softmax(2)*v).sum(2).flatten(1), self.c_proj)
 
-# %% ../nbs/13_nets.ipynb #f125a53c
+# %% ../nbs/13_nets.ipynb #b2a0ba6c
 class EncoderUNet(Encoder):
     """ADM's classifier of noisy images: the encoder and attention pooling.
     Raises ValueError for sizes that do not fit together, or an unknown `clock`."""
@@ -448,6 +450,7 @@ def adm64_classifier(
     return EncoderUNet(64, 3, 128, n_classes=n_classes, **adm)
 
 # %% ../nbs/13_nets.ipynb #445db467
+#| code-fold: true
 class Preset:
     "A network with its sizes chosen, and the recipe that suits its training."
     def __init__(self,

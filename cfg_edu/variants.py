@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['LateUNet', 'recompute']
 
-# %% ../nbs/33_variants.ipynb #841e7707
+# %% ../nbs/33_variants.ipynb #c11bd61e
 import torch
 from fastcore.meta import delegates
 from torch import nn, Tensor
 from torch.utils.checkpoint import checkpoint
-from .nets import Stage, UNet
+from .nets import Float32, Stage, UNet
 
-# %% ../nbs/33_variants.ipynb #e093e060
+# %% ../nbs/33_variants.ipynb #58efc5fc
 class LateUNet(UNet):
     """A U-Net that is told the class late, and whose way back may be shorter.
     Raises ValueError for `late` or `up_blocks` out of range, or as `UNet` does."""
@@ -52,11 +52,9 @@ class LateUNet(UNet):
         if twice: told = torch.cat([told, plain])
         h, hs, bottom = z.to(plain.dtype), [], len(self.input_blocks)
         for i, stage in enumerate(self.stages()):
-            if i > bottom:
-                skip = hs[self.skips[i-bottom-1]]
-                h = torch.cat([h, skip.repeat(len(h)//len(skip), 1, 1, 1)], 1)
-            h = stage(h, told if i >= self.late else plain)
-            hs.append(h)
+            skips = [hs[self.skips[i-bottom-1]]] if i > bottom else []
+            glued = [o.repeat(len(h)//len(o), 1, 1, 1) for o in skips]    # 1 or 2 of each
+            hs.append(h := stage(h, told if i >= self.late else plain, *glued))
         return self.out(h).to(z.dtype)
 
     def forward(self,
@@ -75,17 +73,20 @@ class LateUNet(UNet):
         "What `forward` says to y and to None; before the class all is computed once."
         return self._through(z, lam, y, twice=True).chunk(2)
 
-# %% ../nbs/33_variants.ipynb #27344228
-class _Again(Stage):
-    def forward(self, x, emb):
+# %% ../nbs/33_variants.ipynb #bdbcf220
+class _Again:
+    def forward(self, *args):
         once = super().forward
-        if not (self.training and torch.is_grad_enabled()): return once(x, emb)
-        return checkpoint(once, x, emb, use_reentrant=False)
+        if not (self.training and torch.is_grad_enabled()): return once(*args)
+        return checkpoint(once, *args, use_reentrant=False)
+
+class _AgainStage(_Again, Stage): pass
+class _AgainFloat32(_Again, Float32): pass
 
 def recompute(
     net:nn.Module,  # a network made of `Stage`s, such as `UNet`
 )->nn.Module:       # the same
     "In training each stage is computed again for its gradient; its insides are not kept."
-    for m in net.modules():
-        if type(m) is Stage: m.__class__ = _Again
+    again = {Stage: _AgainStage, Float32: _AgainFloat32}
+    for m in net.modules(): m.__class__ = again.get(type(m), type(m))
     return net

@@ -1,0 +1,243 @@
+"Networks beyond their page: formulas with every sum written out, 16 bits, sizes that do not fit, another norm, files."
+import json
+from copy import deepcopy
+import pytest, torch
+from hypothesis import given, settings, strategies as st
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from cfg_edu.conditions import Classes, Vector
+from cfg_edu.denoiser import Denoiser, both
+from cfg_edu.nets import (AttentionBlock, AttentionPool, EncoderUNet, GroupNorm32, MLP, ResBlock, UNet,
+                          encoder_digits, lam_angle, net_for, norms, presets, sinusoid, unet_digits)
+
+small = dict(image_size=8, in_channels=1, model_channels=16, n_classes=3, attn_sizes=(4,), head_channels=16)
+lams = torch.tensor([-20., -1, 2, 20])
+
+
+@pytest.fixture(autouse=True)
+def no_grad():
+    with torch.no_grad(): yield
+
+def shake(net, std=.1):
+    g = torch.Generator().manual_seed(0)
+    for p in net.parameters(): p += std*torch.randn(p.shape, generator=g)
+    return net.eval()
+
+def close(a, b, eps=1e-5): torch.testing.assert_close(a, b, rtol=eps, atol=eps)
+
+
+# --- λ
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-1e4, 1e4), max_size=5), st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
+def test_angle_is_finite_everywhere(lam, dtype):
+    u = lam_angle(torch.tensor(lam).to(dtype))
+    assert u.dtype == torch.float32 and ((u >= 0) & (u <= 1)).all()
+    assert sinusoid(1000*u, 8).isfinite().all()
+
+def test_ends():
+    assert lam_angle(torch.tensor([-400., 400.])).tolist() == [1, 0]
+    assert sinusoid(torch.zeros(1), 8).tolist() == [[1.]*4 + [0.]*4]
+
+
+# --- what every network promises
+
+makes = dict(mlp=lambda **kw: MLP(3, **kw), unet=lambda **kw: UNet(**small, **kw))
+
+@pytest.mark.parametrize('make', makes.values(), ids=makes)
+@pytest.mark.parametrize('cond', [Classes, Vector])
+def test_contract(make, cond):
+    "Zero at first; null, hidden and nothing are one; everything told counts; each example on its own; an empty batch too"
+    net = make(cond=cond)
+    z, y = torch.randn(4, *net.shape), torch.tensor([0, 1, 2, 0]) if cond is Classes else torch.randn(4, 3)
+    assert torch.equal(net(z, lams, y), torch.zeros_like(z)) and net(z[:0], lams[:0], y[:0]).shape == z[:0].shape
+    out, free = shake(net)(z, lams, y), net(z, lams)
+    for nothing in (net.null_like(y), net.check_y(None, 4), net.label_emb.hide(y, 1.)): assert torch.equal(net(z, lams, nothing), free)
+    assert ((out-free).flatten(1).abs().amax(1) > 1e-4).all()
+    for i in range(4): close(net(z[i:i+1], lams[i:i+1], y[i:i+1]), out[i:i+1], 1e-4)
+    model = Denoiser(net)
+    for a, b in zip(both(model, z, lams, y), (model(z, lams, y), model(z, lams))): close(a, b, 1e-4)
+    assert (net.null, net.shape) == (3 if cond is Classes else None, tuple(z.shape[1:]))
+    mixed = y.clone()
+    mixed[1] = net.null_like(y)[1]
+    close(net(z, lams, mixed), torch.stack([out[0], free[1], *out[2:]]), 1e-4)
+
+def test_a_table_of_zeros_makes_every_class_null():
+    net, z = shake(UNet(**small)), torch.randn(4, 1, 8, 8)
+    nn.init.zeros_(net.label_emb.weight)
+    assert torch.equal(net(z, lams, torch.arange(4)), net(z, lams))
+
+def test_the_condition_is_named_as_in_adm():
+    "One table, `label_emb.weight`, of a row for each class"
+    for net in (MLP(3), UNet(**small)):
+        assert [k for k in net.state_dict() if 'label' in k] == ['label_emb.weight'] and len(net.label_emb.weight) == 3
+
+def test_every_pixel_sees_every_pixel():
+    net, z = shake(UNet(**small)), torch.randn(1, 1, 8, 8)
+    pokes = z + torch.eye(64).reshape(64, 1, 8, 8)
+    moved = (net(pokes, lams[1:2].expand(64)) - net(z, lams[1:2])).abs()
+    assert (moved > 1e-4).float().mean() > .99
+
+@pytest.mark.parametrize('wrong', [(4, 1, 16, 16), (4, 3, 8, 8)])
+@pytest.mark.parametrize('cls', [UNet, EncoderUNet])
+def test_other_images_are_refused(cls, wrong):
+    "A U-Net would take another size silently"
+    with pytest.raises(ValueError, match=r'z must be images of shape \(1, 8, 8\), got'): cls(**small)(torch.zeros(wrong), lams)
+
+
+# --- blocks against their formulas
+
+def test_res_block_by_hand():
+    "Down, with every operation written out"
+    def norm(m, a):
+        g = a.reshape(len(a), m.num_groups, -1)
+        g = (g-g.mean(2, keepdim=True))/(g.var(2, correction=0, keepdim=True) + 1e-5).sqrt()
+        return g.reshape(a.shape)*m.weight[:,None,None] + m.bias[:,None,None]
+    silu = lambda a: a*a.sigmoid()
+    half = lambda a: (a[...,::2,::2] + a[...,1::2,::2] + a[...,::2,1::2] + a[...,1::2,1::2])/4
+    b, x, emb = shake(ResBlock(8, 12, resize='down'), .3), torch.randn(2, 8, 4, 4), torch.randn(2, 12)
+    h = F.conv2d(half(silu(norm(b.in_layers[0], x))), b.in_layers[2].weight, b.in_layers[2].bias, padding=1)
+    s, t = (silu(emb)@b.emb_layers[1].weight.T + b.emb_layers[1].bias).chunk(2, 1)
+    h = (1 + s[...,None,None])*norm(b.out_layers[0], h) + t[...,None,None]
+    close(b(x, emb), half(x) + F.conv2d(silu(h), b.out_layers[3].weight, b.out_layers[3].bias, padding=1))
+
+def test_res_block_sizes():
+    x, emb = torch.randn(2, 8, 4, 4), torch.randn(2, 12)
+    for kw, shape in ((dict(out_ch=16), (2, 16, 4, 4)), (dict(resize='up'), (2, 8, 8, 8)), (dict(resize='down'), (2, 8, 2, 2))):
+        assert ResBlock(8, 12, **kw)(x, emb).shape == shape
+    assert len({sum(p.numel() for p in ResBlock(8, 12, resize=r).parameters()) for r in (None, 'up', 'down')}) == 1
+    with pytest.raises(KeyError): ResBlock(8, 12, resize='sideways')
+
+@pytest.mark.parametrize('order', ['new', 'legacy'])
+def test_attention_takes_the_fast_way(order):
+    "The channels of a head lie side by side, so a kernel that refuses anything else takes them"
+    a, x = shake(AttentionBlock(8, 4, order), .5), torch.randn(2, 8, 3, 3)
+    assert all(t.stride(3) == 1 and t.shape == (2, 2, 9, 4) for t in a.split(torch.randn(2, 9, 24)))
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION): fast = a(x)
+    with sdpa_kernel(SDPBackend.MATH): close(fast, a(x))
+    close(deepcopy(a).double()(x.double()).float(), a(x))
+    assert deepcopy(a).bfloat16()(x.bfloat16()).dtype == torch.bfloat16
+
+def test_pool_by_hand():
+    pool, x, outs = shake(AttentionPool(4, 8, 5, 4), .5), torch.randn(3, 8, 4, 4), []
+    t = torch.cat([x.flatten(2).mean(2, keepdim=True), x.flatten(2)], 2) + pool.positional_embedding
+    qkv = torch.einsum('oc,bci->boi', pool.qkv_proj.weight[...,0], t) + pool.qkv_proj.bias[:,None]
+    for h in range(0, 8, 4):
+        q, k, v = [qkv[:,o+h:o+h+4] for o in (0, 8, 16)]
+        p = (torch.einsum('bc,bcj->bj', q[:,:,0], k)/2).exp()
+        outs.append(torch.einsum('bj,bcj->bc', p/p.sum(1, keepdim=True), v))
+    close(pool(x), torch.cat(outs, 1)@pool.c_proj.weight[...,0].T + pool.c_proj.bias)
+    assert (pool(x)-pool(x.flip(-1))).abs().max() > .05                          # it knows where things are
+
+def test_group_norm_in_16_bits():
+    "The roundings of output and weights; sums as exact as in float32"
+    x = 3 + torch.randn(4, 16, 32, 32)
+    for dtype, bits in ((torch.bfloat16, 8), (torch.float16, 11)):
+        for weights in (torch.float32, dtype):
+            norm, h = shake(GroupNorm32(16), .5).to(weights), x.to(dtype)
+            truth = F.group_norm(h.double(), 4, norm.weight.to(dtype).double(), norm.bias.to(dtype).double())
+            o = norm(h)
+            assert o.dtype == dtype and ((o.double()-truth).abs() <= 2.**-bits*truth.abs() + 2e-5).all()
+    with torch.device('meta'): assert GroupNorm32(16)(torch.empty(2, 16, 4, 4, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+# --- 16 bits
+
+def test_cast_and_autocast():
+    "float32 in and out, finite at λ = ±20, a few per cent of error; autocast leaves both ends in float32"
+    net, z = shake(UNet(**small)), torch.randn(4, 1, 8, 8)
+    full, half, saw = net(z, lams), deepcopy(net).bfloat16(), {}
+    assert half(z, lams, torch.arange(4)).isfinite().all() and Denoiser(half)(z, lams).isfinite().all()
+    for k, m in dict(first=net.time_embed[2], last=net.out[2], inside=net.middle_block[0].in_layers[2]).items():
+        m.register_forward_hook(lambda m, i, o, k=k: saw.update({k: (i[0].dtype, o.dtype)}))
+    with torch.autocast('cpu', torch.bfloat16): auto = net(z, lams)
+    assert (saw['first'], saw['last'], saw['inside'][1]) == ((torch.float32,)*2, (torch.float32,)*2, torch.bfloat16)
+    for o in (half(z, lams), auto): assert o.dtype == torch.float32 and 0 < (o-full).norm()/full.norm() < .05
+
+
+# --- the norm, names and files
+
+class Plain(nn.Module):
+    "A norm of one's own"
+    def __init__(self, ch): super().__init__()
+    def forward(self, x): return x - x.mean((2, 3), keepdim=True)
+
+def count(net, kind): return sum(isinstance(m, kind) for m in net.modules())
+
+@pytest.mark.parametrize('cls', [UNet, EncoderUNet])
+def test_norm_is_used_everywhere(cls):
+    plain, net = cls(**small), cls(**small, norm=Plain)
+    assert count(net, Plain) == count(plain, GroupNorm32) > 10 and count(net, nn.GroupNorm) == 0
+    assert (shake(net)(torch.randn(4, 1, 8, 8), lams) != 0).any()
+
+def test_norm_is_saved_by_name(tmp_path, monkeypatch):
+    UNet(**small, norm=Plain).save_pretrained(tmp_path/'a')
+    UNet(**small, norm=lambda ch: nn.GroupNorm(1, ch)).save_pretrained(tmp_path/'b')
+    for f in 'ab':
+        with pytest.raises(ValueError, match='must be an entry of `conditions` or `norms`'): UNet.from_pretrained(tmp_path/f)
+    monkeypatch.setitem(norms, 'plain', Plain)
+    UNet(**small, norm=Plain).save_pretrained(tmp_path/'c')
+    assert type(UNet.from_pretrained(tmp_path/'c').out[0]) is Plain
+
+@pytest.mark.parametrize('make', [lambda: MLP(3, width=16), lambda: MLP(3, cond=Vector), lambda: UNet(**small), lambda: UNet(**small, cond=Vector), lambda: EncoderUNet(**small)])
+def test_files(make, tmp_path):
+    net = shake(make())
+    net.save_pretrained(tmp_path)
+    back, z = type(net).from_pretrained(tmp_path).eval(), torch.randn(4, *net.shape)
+    y = () if isinstance(net, EncoderUNet) else (torch.arange(4)%3 if net.null else torch.randn(4, 3),)
+    assert torch.equal(back(z, lams, *y), net(z, lams, *y))
+
+def test_old_configurations_load(tmp_path):
+    "Of the time before `cond` and `norm` were arguments"
+    net, z = shake(UNet(**small)), torch.randn(4, 1, 8, 8)
+    net.save_pretrained(tmp_path)
+    config = json.loads((tmp_path/'config.json').read_text())
+    config = {k: v for k, v in config.items() if k not in ('cond', 'norm')} | dict(up_blocks=None, late=0)
+    (tmp_path/'config.json').write_text(json.dumps(config))
+    assert torch.equal(UNet.from_pretrained(tmp_path).eval()(z, lams, torch.arange(4)), net(z, lams, torch.arange(4)))
+
+
+# --- sizes and presets
+
+bad = [(dict(image_size=30, channel_mult=(1, 2, 4)), 'must halve image_size, got 30'), (dict(channel_mult=()), r'channel_mult \(\) must halve'),
+       (dict(attn_sizes=(16, 7)), r'attn_sizes must be among the sizes \[32, 16\]'), (dict(model_channels=33), 'model_channels must be even'),
+       (dict(model_channels=0), 'model_channels must be at least 1'), (dict(dropout=1.), r'dropout must lie in \[0, 1\)'), (dict(dropout=float('nan')), 'dropout'),
+       (dict(n_classes=0), 'n_classes must be at least 1'), (dict(in_channels=0), 'in_channels'), (dict(num_res_blocks=0), 'num_res_blocks'), (dict(image_size=0), 'image_size'),
+       (dict(qkv_order='old'), 'qkv_order must be new or legacy'), (dict(clock='cosine'), "clock must be one of arctan.*, got 'cosine'"), (dict(head_channels=5), 'head_channels must divide the 64 channels, got 5')]
+
+@pytest.mark.parametrize('kw, says', bad)
+@pytest.mark.parametrize('cls', [UNet, EncoderUNet])
+def test_misfits_are_refused_in_a_sentence(cls, kw, says):
+    with torch.device('meta'), pytest.raises(ValueError, match=says): cls(**{**dict(image_size=32, in_channels=3, model_channels=32, head_channels=32), **kw})
+
+def test_other_misfits():
+    for kw in (dict(features=7), dict(width=0), dict(depth=0), dict(dim=0)):
+        with pytest.raises(ValueError, match='must be at least 1'): MLP(3, **kw)
+    with pytest.raises(ValueError, match='head_channels must divide the 8 channels'): AttentionPool(4, 8, 5, 3)
+    clf = EncoderUNet(**small)
+    with pytest.raises(TypeError): clf(torch.randn(4, 1, 8, 8), lams, torch.arange(4))                # a class is not welcome
+    assert not any(k.startswith('label_emb') for k in clf.state_dict()) and not hasattr(clf, 'null')
+
+sizes = dict(mlp=((2,), 57_154), unet_digits=((1, 8, 8), 196_145), unet_small=((3, 32, 32), 2_139_843), unet_32=((3, 32, 32), 7_995_011),
+             unet_64=((3, 64, 64), 56_471_811), adm64=((3, 64, 64), 295_138_947))
+
+@pytest.mark.parametrize('name', presets)
+def test_presets(name):
+    (shape, n), (k, v) = sizes[name], ('width', 8) if name == 'mlp' else ('dropout', .2)
+    with torch.device('meta'):
+        net = net_for(name, 10, shape)
+        assert (net.shape, net.null, sum(p.numel() for p in net.parameters())) == (shape, 10, n)
+        if name != 'adm64': assert getattr(net_for(name, 10, shape, **{k: v}), k) == v and net_for(name, 3, shape, cond=Vector).null is None
+    r = presets[name].recipe
+    assert set(r) >= {'steps', 'bs', 'lr', 'decay'} and 0 < r['decay'] < 1 and min(r['steps'], r['bs'], r['lr']) > 0
+
+def test_presets_fit_their_images():
+    with torch.device('meta'):
+        assert net_for('unet_32', 10, (1, 28, 28)).sizes == [28, 14, 7]
+        assert [(s.sizes, s.attn_sizes) for s in (net_for('unet_small', 10, (3, n, n)) for n in (16, 32, 64))] == [([16, 8, 4], (8, 4)), ([32, 16, 8], (8,)), ([64, 32, 16, 8], (8,))]
+        half, whole = encoder_digits().state_dict(), unet_digits().state_dict()
+        assert not [k for k, v in half.items() if not k.startswith('out.') and whole[k].shape != v.shape]
+        for args, says in ((('unet', 10, (1, 8, 8)), 'name must be one of mlp, unet_digits, unet_small, unet_32, unet_64, adm64'), (('mlp', 10, ()), r'shape must be \(2,\) or \(c, h, w\)'),
+                           (('unet_digits', 10, (1, 28, 28)), r'unet_digits takes shape \(1, 8, 8\), got data of shape \(1, 28, 28\)')):
+            with pytest.raises(ValueError, match=says): net_for(*args)
