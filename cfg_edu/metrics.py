@@ -165,7 +165,7 @@ class RealStats:
 
 def _judge(judge):
     "A `Judge`, or the one of that name in `judges`, which stand on the next page"
-    if isinstance(judge, Judge): return judge
+    if isinstance(judge, nn.Module): return judge
     from cfg_edu.judges import get_judge
     return get_judge(judge)
 
