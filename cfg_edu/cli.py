@@ -15,6 +15,7 @@ from itertools import zip_longest
 from pathlib import Path
 from zipfile import ZipFile
 from . import glyphs, imagenet  # noqa: F401 (their rungs)
+from .doors import find, need
 from .files import fingerprint, replacing
 from .schedule import Schedule
 from .plots import show_grid, show_points
@@ -29,7 +30,7 @@ from .pictures import prepare
 from .adm import load_adm
 from .variants import recompute
 from .processes import Deal, HalfPrecision
-from .runs import alone, clip_for, find, first, need, network, read_rows, Run, Sampling, write_rows
+from .runs import alone, clip_for, first, network, read_rows, Run, Sampling, write_rows
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from fastai.callback.channelslast import ChannelsLast

@@ -9,7 +9,8 @@ from cfg_edu import cli, runs
 from cfg_edu.data import rungs, toy_dls
 from cfg_edu.guidance import CFG, rules
 from cfg_edu.nets import MLP, presets
-from cfg_edu.runs import alone, Checkpoint, find, first, need, read_rows, Run, Sampling, write_rows
+from cfg_edu.doors import find, need
+from cfg_edu.runs import alone, Checkpoint, first, read_rows, Run, Sampling, write_rows
 from cfg_edu.sampling import sample
 from cfg_edu.training import diffusion_learner
 
