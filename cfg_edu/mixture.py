@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['Mixture', 'three', 'ring', 'lattice', 'sliced_wasserstein']
 
-# %% ../nbs/03_mixture.ipynb #911af9fe
+# %% ../nbs/03_mixture.ipynb #40e3bab8
 import math
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 from fastcore.basics import patch
 from .doors import need
 from .schedule import amps
 
-# %% ../nbs/03_mixture.ipynb #e136de23
+# %% ../nbs/03_mixture.ipynb #becc2ae9
 class Mixture:
     """Gaussian mixture with a class for each component, every answer exact.
     Raises ValueError for parameters that do not fit."""
@@ -28,14 +29,13 @@ class Mixture:
         self.labels, self.null = labels, int(labels.max()) + 1
         # log π_k/π_c: a row for each class, −∞ outside it; the last row for no class
         mine = torch.stack([*(labels == c for c in range(self.null)), labels >= 0])
-        log_pi = self.weights.log().masked_fill(~mine, -math.inf)
-        self.log_shares = log_pi.log_softmax(1)
+        self.log_shares = (self.weights*mine).log().log_softmax(1)
         self.vars, self.axes = torch.linalg.eigh(covs)
         # `z @ flat` is z along the axes of all components; centres: the means there
         self.flat = self.axes.transpose(0, 1).flatten(1)
         self.centres = torch.einsum('kij,ki->kj', self.axes, means)
 
-# %% ../nbs/03_mixture.ipynb #3f52a368
+# %% ../nbs/03_mixture.ipynb #5e26689e
 #| code-fold: true
 def _fitting(weights, means, covs, labels):
     "All four as tensors, if they are the parameters of one mixture"
@@ -45,17 +45,17 @@ def _fitting(weights, means, covs, labels):
         need(o.isfinite().all(), f"{name} must be finite, got {o.tolist()}")
     need(means.ndim == 2, f"means must have shape (k, d), got {(*means.shape,)}")
     k, d = means.shape
-    need(weights.shape == (k,) and (weights > 0).all(),
-         f"weights must be {k} positive numbers, got {weights.tolist()}")
+    good = weights.shape == (k,) and (weights > 0).all()
+    need(good, f"weights must be {k} positive numbers, got {weights.tolist()}")
     if covs.ndim == 1: covs = covs[:,None,None]*torch.eye(d, dtype=torch.float64)
-    need(covs.shape == (k, d, d),
-         f"covs must have shape ({k},) or ({k}, {d}, {d}), got {(*covs.shape,)}")
+    shape = (*covs.shape,)
+    need(shape == (k, d, d), f"covs must have shape ({k},) or ({k}, {d}, {d}), got {shape}")
     need(torch.equal(covs, covs.mT), "covs must be symmetric")
     low = torch.linalg.eigvalsh(covs).min()
     need(low > 0, f"covs must be positive definite, got the eigenvalue {low:g}")
     labels = torch.arange(k) if labels is None else torch.as_tensor(labels)
-    need(labels.shape == (k,) and set(labels.tolist()) == {*range(int(labels.max()) + 1)},
-         f"labels must be {k} classes that cover 0 … n−1, got {labels.tolist()}")
+    good = labels.shape == (k,) and {*labels.tolist()} == {*range(int(labels.max()) + 1)}
+    need(good, f"labels must be {k} classes that cover 0 … n−1, got {labels.tolist()}")
     return weights, means, covs, labels
 
 # %% ../nbs/03_mixture.ipynb #a005d805
@@ -89,7 +89,7 @@ def lattice(
     means, labels = torch.cartesian_prod(c, c).flip(1), torch.arange(side).repeat_interleave(side)
     return Mixture(side - t%side, means, (covs + covs.mT)/2, labels)
 
-# %% ../nbs/03_mixture.ipynb #b53732d0
+# %% ../nbs/03_mixture.ipynb #1344aa59
 #| code-fold: true
 @patch
 def null_like(self:Mixture,
@@ -107,8 +107,8 @@ def check_y(self:Mixture,
     Raises ValueError for a class outside 0 … null or a `y` of another length."""
     y = torch.as_tensor(self.null if y is None else y)
     if y.ndim == 0: y = y.expand(n)
-    need(y.shape == (n,) and not y.is_floating_point(),
-         f"y must be a class or {n} integers, got {y.dtype} {(*y.shape,)}")
+    good = y.shape == (n,) and not y.is_floating_point()
+    need(good, f"y must be a class or {n} integers, got {y.dtype} {(*y.shape,)}")
     if ((y < 0) | (y > self.null)).any():
         raise ValueError(f"y must lie in 0 … {self.null} (null), got {y.min()} to {y.max()}")
     return y.long()
@@ -159,14 +159,7 @@ def classify(self:Mixture,
     each = [logw[:,self.labels == c].logsumexp(1) for c in range(self.null)]
     return torch.stack(each, 1).log_softmax(1)
 
-# %% ../nbs/03_mixture.ipynb #4d312679
-@patch
-def _average(self:Mixture, z, lam, y, vals):
-    "Mean of axes·(vals(var)·offset), (b, d), and the responsibilities r, (b, k)"
-    d, var, logw = self._parts(z, lam, y)
-    r = logw.softmax(1)
-    return (r[...,None]*vals(var)*d).flatten(1) @ self.flat.T.to(z), r
-
+# %% ../nbs/03_mixture.ipynb #f64495b8
 @patch
 def score(self:Mixture,
     z:Tensor,    # (b, d) noisy points
@@ -174,7 +167,9 @@ def score(self:Mixture,
     y=None,      # (b,) int64 classes, n for null; None: all null
 )->Tensor:       # (b, d)
     "∇ log p(z_λ|y), exactly."
-    return -self._average(z, lam, y, lambda var: 1/var)[0]
+    d, var, logw = self._parts(z, lam, y)
+    pulls = logw.softmax(1)[...,None]*d/var          # r_k C_k⁻¹(z − αm_k), on its axes
+    return -pulls.flatten(1) @ self.flat.T.to(z)
 
 @patch
 def posterior_mean(self:Mixture,
@@ -183,9 +178,10 @@ def posterior_mean(self:Mixture,
     y=None,      # (b,) int64 classes, n for null; None: all null
 )->Tensor:       # (b, d)
     "E[x|z_λ, y], the best guess of x, exactly."
-    alpha = amps(lam, 3)[0].to(z.dtype)
-    pull, r = self._average(z, lam, y, lambda var: alpha*self.vars.to(z)/var)
-    return r @ self.means.to(z) + pull
+    d, var, logw = self._parts(z, lam, y)
+    r, alpha = logw.softmax(1), amps(lam, 3)[0].to(z.dtype)
+    shifts = r[...,None]*alpha*self.vars.to(z)*d/var   # r_k αS_k C_k⁻¹(z − αm_k)
+    return r @ self.means.to(z) + shifts.flatten(1) @ self.flat.T.to(z)
 
 @patch
 def __call__(self:Mixture,
@@ -196,7 +192,7 @@ def __call__(self:Mixture,
     "ε = E[ε|z_λ, y] = −σ ∇ log p(z_λ|y): the perfect model."
     return amps(lam, 2)[1].to(z.dtype)*-self.score(z, lam, y)
 
-# %% ../nbs/03_mixture.ipynb #1a52a5d0
+# %% ../nbs/03_mixture.ipynb #472a9c49
 def sliced_wasserstein(
     a:Tensor,        # (n, d) points
     b:Tensor,        # (n, d) as many points
@@ -204,14 +200,14 @@ def sliced_wasserstein(
 )->float:            # in the units of the points
     """Sliced 2-Wasserstein distance between two clouds of equal size.
     Raises ValueError where the shapes differ."""
-    need(a.shape == b.shape and a.ndim == 2, "a and b must be clouds (n, d) of one "
-         f"shape, got {(*a.shape,)} and {(*b.shape,)}")
+    got = f"got {(*a.shape,)} and {(*b.shape,)}"
+    need(a.shape == b.shape and a.ndim == 2,
+         f"a and b must be clouds (n, d) of one shape, {got}")
     if a.shape[1] == 2:
         t = torch.arange(n_dirs)*math.pi/n_dirs
         dirs = torch.stack([t.cos(), t.sin()])
     else:
         seeded = torch.Generator().manual_seed(0)
-        dirs = torch.randn(a.shape[1], n_dirs, generator=seeded)
-        dirs = dirs/dirs.norm(dim=0)
+        dirs = normalize(torch.randn(a.shape[1], n_dirs, generator=seeded), dim=0)
     a, b = ((dirs.to(a).T @ o.T).sort(1).values for o in (a, b))
     return (a - b).pow(2).mean().sqrt().item()
