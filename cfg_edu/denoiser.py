@@ -63,7 +63,7 @@ def score2eps(
     "ε = −σ ∇ log p(z)"
     return -amps(lam, score.ndim)[1]*score
 
-# %% ../nbs/04_denoiser.ipynb #312e18fc
+# %% ../nbs/04_denoiser.ipynb #b9a37b5d
 def both(
     model,       # the contract, or a network: `model(z, lam, y)`
     z:Tensor,    # (b, …) noisy data
@@ -75,10 +75,10 @@ def both(
     if hasattr(type(model), 'pair') and not compiled: return model.pair(z, lam, y)
     if not hasattr(model, 'null_like'): return model(z, lam, y), model(z, lam, None)
     lams = lam.repeat(2) if lam.stride(0) else lam[:1].expand(2*len(lam))   # one level
-    ys = torch.cat([y, model.null_like(y)])
-    return model(torch.cat([z, z]), lams, ys).chunk(2)
+    return model(torch.cat([z, z]), lams,
+                 torch.cat([y, model.null_like(y)])).chunk(2)
 
-# %% ../nbs/04_denoiser.ipynb #1645fa2b
+# %% ../nbs/04_denoiser.ipynb #409843b8
 #| code-fold: true
 #| code-summary: "`Wrapper`"
 class Wrapper(nn.Module):
@@ -95,8 +95,8 @@ class Wrapper(nn.Module):
         return getattr(getattr(self, self.holds), name) if known else super().__getattr__(name)
 
     def extra_repr(self):
-        return ', '.join(f'{k}={v}' for k, v in vars(self).items()
-                         if type(v) in (int, float, str))
+        plain = int, float, str
+        return ', '.join(f'{k}={v}' for k, v in vars(self).items() if type(v) in plain)
 
 # %% ../nbs/04_denoiser.ipynb #3da210ea
 class Denoiser(Wrapper):
