@@ -36,7 +36,7 @@ def _ink(c, font, em):
     ImageDraw.Draw(m).text((1-l, 1-t), c, 255, font=f)
     return m
 
-# %% ../nbs/11_glyphs.ipynb #8b9583bd
+# %% ../nbs/11_glyphs.ipynb #aed2846f
 def _placed(m, size, u):
     "The mask `m` in a picture of `size` pixels, placed by four numbers; its angle"
     turn = pi/9*(2*u[0]-1)                             # up to 20° either way
@@ -47,8 +47,8 @@ def _placed(m, size, u):
     cy = size/2 + (u[3]-.5)*(size-2-k*H)
     c, s = c/k, s/k                                    # back into the mask
     back = c, s, m.width/2-c*cx-s*cy, -s, c, m.height/2+s*cx-c*cy
-    x = m.transform((size, size), Image.AFFINE, back, Image.BILINEAR)
-    return np.asarray(x)/255, turn
+    m = m.transform((size, size), Image.AFFINE, back, Image.BILINEAR)
+    return np.asarray(m)/255, turn
 
 # %% ../nbs/11_glyphs.ipynb #6ec00095
 def _lit(c, y):
@@ -73,7 +73,7 @@ def _glyph(seed, i, size):
     x = (255*(ground + (ink-ground)*mask) + .5).astype(np.uint8)
     return x, y, -gap if dark else gap, mask, turn
 
-# %% ../nbs/11_glyphs.ipynb #f66da418
+# %% ../nbs/11_glyphs.ipynb #ac8110cc
 def draw_glyphs(
     n:int,           # images
     size:int=64,     # pixels, at least 8
@@ -83,10 +83,10 @@ def draw_glyphs(
 )->tuple: # x (n, 3, size, size) uint8, y (n,) int64; where `told`, (n, 3) float32
     """Random characters; image i depends on `seed`, `start` + i and `size` alone.
     Raises ValueError for a bad number."""
-    for name,v,lo in (('n', n, 0), ('size', size, 8), ('seed', seed, 0),
-                      ('start', start, 0)):
+    limits = ('n', n, 0), ('size', size, 8), ('seed', seed, 0), ('start', start, 0)
+    for k,v,lo in limits:
         good = isinstance(v, Integral) and v >= lo
-        need(good, f"{name} must be an integer of at least {lo}, got {v!r}")
+        need(good, f"{k} must be an integer of at least {lo}, got {v!r}")
     x, y = np.empty((n, 3, size, size), np.uint8), np.empty(n, np.int64)
     how = np.empty((n, 3), np.float32)
     for i in range(n):
@@ -96,7 +96,7 @@ def draw_glyphs(
             how[i] = gap, (np.ptp(rows)+1)/size, turn
     return tuple(map(torch.from_numpy, (x, y, how)[:2+told]))
 
-# %% ../nbs/11_glyphs.ipynb #98f215b1
+# %% ../nbs/11_glyphs.ipynb #5227a40c
 def _drawn(size, seed, items):
     return [t.numpy() for t in draw_glyphs(len(items), size, seed, items[0])]
 
@@ -109,15 +109,15 @@ def glyphs_dls(
 )->DataLoaders:    # 3×size×size, 62 classes
     """Characters, drawn once into a cache in `cache_dir()`.
     Raises ValueError for a bad number."""
-    good = isinstance(n, Integral) and n >= 10
-    need(good, f"n must be an integer of at least 10, got {n!r}")
+    need(isinstance(n, Integral) and n >= 10,
+        f"n must be an integer of at least 10, got {n!r}")
     need(1 <= bs <= n, f"bs must lie in 1…{n}, images, got {bs}")
-    folder, many = cache_dir()/f'glyphs{size}-{n}-{seed}', None if n > 5000 else 1
+    at, many = cache_dir()/f'glyphs{size}-{n}-{seed}', None if n > 5000 else 1
     parts = dict(train=range(n), valid=range(n, n+n//10))
     fonts = fingerprint(*draw_glyphs(200, size, seed))
-    draw = partial(_drawn, size, seed)
-    build_cache(folder, parts, draw, size, glyph_names, fonts, n_workers=many)
-    return cache_dls(folder, bs, seed=seed, device=device)
+    build_cache(at, parts, partial(_drawn, size, seed), size, glyph_names, fonts,
+        n_workers=many)
+    return cache_dls(at, bs, seed=seed, device=device)
 
 for s, net in ((16, 'unet_small'), (32, 'unet_small'), (64, 'unet_64')):
     rungs[f'glyphs{s}'] = Rung(partial(glyphs_dls, s), net, f'glyphs{s}')
