@@ -214,7 +214,7 @@ class Float32(nn.Sequential):
 
 clocks:dict = dict(arctan=lambda lam: 1000*lam_angle(lam))   # 0 … 1000
 
-# %% ../nbs/13_nets.ipynb #8d13cc51
+# %% ../nbs/13_nets.ipynb #1f9dc87f
 class Encoder(Told):
     """The left half of ADM's U-Net and its bottom.
     Raises ValueError for sizes that do not fit together, or an unknown `clock`."""
@@ -240,8 +240,8 @@ class Encoder(Told):
         self.chs = [m*model_channels for m in channel_mult]
         self.shape = (in_channels, image_size, image_size)
         self.res  = partial(ResBlock, emb_ch=d, dropout=dropout, norm=norm)
-        heads = dict(head_channels=head_channels, qkv_order=qkv_order)
-        self.attn = partial(AttentionBlock, norm=norm, **heads)
+        self.attn = partial(AttentionBlock,
+            head_channels=head_channels, qkv_order=qkv_order, norm=norm)
         time = nn.Linear(model_channels, d), nn.SiLU(), nn.Linear(d, d)
         self.time_embed, self.label_emb = Float32(*time), cond(n_classes, d)
         ch = self.chs[0]                                     # of a stage's output
@@ -380,7 +380,7 @@ class EncoderUNet(Encoder):
         "A logit for each class."
         return self.out(self.encode(z, self.embed(lam))[0]).float()
 
-# %% ../nbs/13_nets.ipynb #e6d2e817
+# %% ../nbs/13_nets.ipynb #c790e02c
 #| code-fold: true
 def unet_digits(
     n_classes:int=10,  # classes; n is null
@@ -400,7 +400,7 @@ def unet_small(
     "For a CPU: 32 channels, then 64, 96, from 64 pixels on 128; attention up to 8×8."
     mult = (1,2,3,4) if image_size >= 64 else (1,2,3)
     attn = tuple(s for i in range(len(mult)) if (s := image_size >> i) <= 8)
-    sizes = dict(channel_mult=mult, attn_sizes=attn, head_channels=32)
+    sizes:dict = dict(channel_mult=mult, attn_sizes=attn, head_channels=32)
     return UNet(image_size, in_channels, 32, n_classes=n_classes, **sizes | kwargs)
 
 def unet_32(
@@ -411,7 +411,7 @@ def unet_32(
 )->UNet:
     "For about 32×32: 64 channels, then 128, then 128; attention from half size down."
     attn = (image_size//2, image_size//4)
-    sizes = dict(num_res_blocks=2, channel_mult=(1,2,2), attn_sizes=attn, dropout=.1)
+    sizes:dict = dict(num_res_blocks=2, channel_mult=(1,2,2), attn_sizes=attn, dropout=.1)
     return UNet(image_size, in_channels, 64, n_classes=n_classes, **sizes | kwargs)
 
 def unet_64(
@@ -420,7 +420,7 @@ def unet_64(
     **kwargs,           # for `UNet`
 )->UNet:
     "For 64×64 on one GPU: 96 channels, then 192, 288, 384; attention at 16×16 and 8×8."
-    sizes = dict(num_res_blocks=2, channel_mult=(1,2,3,4), attn_sizes=(16,8), dropout=.1)
+    sizes:dict = dict(num_res_blocks=2, channel_mult=(1,2,3,4), attn_sizes=(16,8), dropout=.1)
     return UNet(64, in_channels, 96, n_classes=n_classes,
                 **dict(head_channels=32) | sizes | kwargs)
 
@@ -430,7 +430,7 @@ def adm64(
     **kwargs,            # for `UNet`
 )->UNet:
     "The paper's network for ImageNet 64×64: ADM's, with 3 output channels."
-    adm = dict(num_res_blocks=3, channel_mult=(1,2,3,4), attn_sizes=(32,16,8), dropout=.1)
+    adm:dict = dict(num_res_blocks=3, channel_mult=(1,2,3,4), attn_sizes=(32,16,8), dropout=.1)
     return UNet(64, 3, 192, out_channels, n_classes=n_classes, **adm | kwargs)
 
 def encoder_digits(
@@ -447,7 +447,7 @@ def adm64_classifier(
     **kwargs,            # for `EncoderUNet`
 )->EncoderUNet:
     "ADM's classifier of noisy 64×64 images; unlike its U-Net in the legacy QKV order."
-    adm = dict(num_res_blocks=4, channel_mult=(1,2,3,4), attn_sizes=(32,16,8))
+    adm:dict = dict(num_res_blocks=4, channel_mult=(1,2,3,4), attn_sizes=(32,16,8))
     return EncoderUNet(64, 3, 128, n_classes=n_classes,
                        **dict(qkv_order='legacy') | adm | kwargs)
 

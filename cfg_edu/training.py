@@ -226,7 +226,7 @@ class FiniteLoss(Callback):
         lam = self.xb[1][off.nan_to_num(math.inf).argmax()]
         return f"at step {self.train_iter+1}, farthest off at λ = {lam:.3g}"
 
-# %% ../nbs/14_training.ipynb #f45acd97
+# %% ../nbs/14_training.ipynb #e7ac05d6
 def diffusion_learner(
     dls,               # `DataLoaders` of (x, y): `.c` classes, or vectors of `.c`
     net,               # `net(z, lam, y) -> out`
@@ -241,9 +241,9 @@ def diffusion_learner(
     """A `Learner` that trains `net` with and without labels (Ho & Salimans, §3.2).
     Raises ValueError where `net` is told something else than `dls` tells, or for
     a bad `p_uncond`, `decay` or `predicts`."""
-    model, cond = Denoiser(net, predicts), getattr(net, 'label_emb', None)
-    if not hasattr(cond, 'hide'):           # somebody's own network: classes
-        cond = Classes(getattr(net, 'null', None) or dls.c, 1)
+    model, known = Denoiser(net, predicts), getattr(net, 'label_emb', None)
+    cond = (net.label_emb if hasattr(known, 'hide')     # else somebody's own: classes
+            else Classes(getattr(net, 'null', None) or dls.c, 1))
     words, classes = ('numbers in its condition', 'classes'), cond.null is not None
     named = getattr(dls, 'vocab', () if classes else None) is not None
     n = cond.null if classes else getattr(cond, 'd_in', dls.c)
