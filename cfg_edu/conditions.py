@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['conditions', 'named', 'Classes', 'Vector', 'Told']
 
-# %% ../nbs/12_conditions.ipynb #db16da49
+# %% ../nbs/12_conditions.ipynb #70e2817d
 import torch
 from collections import ChainMap
 from collections.abc import Callable
 from huggingface_hub import PyTorchModelHubMixin
 from torch import nn, Tensor
 from torch.nn import functional as F
+from .doors import need
 from .mixture import Mixture
 
-# %% ../nbs/12_conditions.ipynb #e7da3263
+# %% ../nbs/12_conditions.ipynb #5c0b197d
 class Classes(nn.Embedding):
     """A class is a row of a table. No class, `null`, is zero and has no row.
     Raises ValueError for fewer than one class."""
@@ -22,8 +23,7 @@ class Classes(nn.Embedding):
         n_classes:int,  # classes 0 … n−1; n is null
         d:int,          # width of a row
     ):
-        if n_classes < 1:
-            raise ValueError(f"n_classes must be at least 1, got {n_classes}")
+        need(n_classes >= 1, f"n_classes must be at least 1, got {n_classes}")
         super().__init__(n_classes, d)
         self.null = n_classes
 
@@ -34,20 +34,20 @@ class Classes(nn.Embedding):
         return F.embedding(y, F.pad(self.weight, (0, 0, 0, 1)))
 
     def hide(self,
-        y:Tensor,       # (b,) int64 classes
+        y:Tensor,       # (b, …) classes, or what another condition takes
         p:float,        # probability, for each of them
         generator=None, # `torch.Generator` on the device of `y`
-    )->Tensor:          # (b,) int64
-        "`y`, each made null with probability `p`."
+    )->Tensor:          # the shape of `y`
+        "`y`, each made to tell nothing with probability `p`."
         hidden = torch.rand(len(y), device=y.device, generator=generator) < p
-        return y.masked_fill(hidden, self.null)
+        return self.null_like(y).where(hidden.view(-1, *[1]*(y.ndim-1)), y)
 
     null_like, check_y = Mixture.null_like, Mixture.check_y
 
-# %% ../nbs/12_conditions.ipynb #f805af7d
+# %% ../nbs/12_conditions.ipynb #f5161b14
 class Vector(nn.Module):
     "Numbers, or several labels at once. A row of NaN says nothing."
-    null = None                                  # no class, so none that means nothing
+    null = None                              # no class, so none that means nothing
     def __init__(self,
         d_in:int,  # numbers that are told
         d:int,     # width of what the network gets
@@ -69,14 +69,7 @@ class Vector(nn.Module):
         "As many rows of NaN."
         return torch.full_like(y, torch.nan)
 
-    def hide(self,
-        y:Tensor,       # (b, d_in)
-        p:float,        # probability, for each row
-        generator=None, # `torch.Generator` on the device of `y`
-    )->Tensor:          # (b, d_in)
-        "`y`, each row made NaN with probability `p`."
-        hidden = torch.rand(len(y), device=y.device, generator=generator) < p
-        return y.masked_fill(hidden[:,None], torch.nan)
+    hide = Classes.hide
 
     def check_y(self,
         y,      # one vector, or (n, d_in) of them; None: nothing is told
@@ -87,25 +80,17 @@ class Vector(nn.Module):
         y = torch.atleast_1d(torch.as_tensor(
             [torch.nan]*self.d_in if y is None else y)).float()
         if y.shape == (self.d_in,): y = y.expand(n, -1)
-        if y.shape != (n, self.d_in):
-            raise ValueError(f"y must be None, {self.d_in} numbers or a row of them for "
-                             f"each of {n}, got shape {tuple(y.shape)}")
-        if y.isinf().any() or (y.isnan().any(1) != y.isnan().all(1)).any():
-            raise ValueError("y must be finite in each row, or NaN in all of it")
+        need(y.shape == (n, self.d_in), f"y must be None, {self.d_in} numbers or a "
+             f"row of them for each of {n}, got shape {tuple(y.shape)}")
+        need((y.isfinite().all(1) | y.isnan().all(1)).all(),
+             "y must be finite in each row, or NaN in all of it")
         return y
 
-# %% ../nbs/12_conditions.ipynb #eb211ada
+# %% ../nbs/12_conditions.ipynb #b615e72c
 #| code-fold: true
 conditions = dict(classes=Classes, vector=Vector)
 
 named:ChainMap = ChainMap(conditions)      # all that a saved network calls by a name
-
-def _name(part):
-    return next((k for k, v in named.items() if v is part), getattr(part, '__name__', repr(part)))
-
-def _part(name):
-    if name in named: return named[name]
-    raise ValueError(f"{name!r} must be an entry of `conditions` or `norms` to load this network")
 
 class Told(nn.Module, PyTorchModelHubMixin):
     "A network that is told something: what its condition `label_emb` knows, it passes on."
@@ -115,5 +100,12 @@ class Told(nn.Module, PyTorchModelHubMixin):
     check_y   = property(lambda self: self.label_emb.check_y)
 
     def __init_subclass__(cls):
-        super().__init_subclass__(library_name='cfg_edu',
-            coders={Callable: (_name, _part)})               # to config.json and back
+        def name(part):                                      # to config.json
+            unknown = getattr(part, '__name__', repr(part))
+            return next((k for k, v in named.items() if v is part), unknown)
+        def part(name):                                      # and back
+            need(name in named, f"{name!r} must be an entry of `conditions` or `norms` "
+                 "to load this network")
+            return named[name]
+        coders = {Callable: (name, part)}
+        super().__init_subclass__(library_name='cfg_edu', coders=coders)

@@ -6,7 +6,7 @@
 __all__ = ['toys', 'sources', 'rungs', 'to_unit', 'TensorDL', 'random_flip', 'data_dls', 'toy', 'toy_dls', 'digits', 'digits_dls',
            'mnist_dls', 'fashion_dls', 'cifar10_dls', 'Rung', 'dls_for']
 
-# %% ../nbs/10_data.ipynb #d4e179cd
+# %% ../nbs/10_data.ipynb #6875e928
 import numpy as np, random, torch, warnings
 from functools import partial
 from math import pi
@@ -21,6 +21,7 @@ from fastcore.foundation import L
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import TensorDataset
+from .doors import find, need
 from .mixture import ring
 from .plots import show_grid, show_points
 
@@ -66,7 +67,7 @@ class TensorDL(TfmdDL):
         def name(o): return vocab[o] if vocab else ' '.join(f'{v:.1f}' for v in o)
         return show_grid(x, labels=[name(o) for o in y], **kwargs)
 
-# %% ../nbs/10_data.ipynb #262af5e6
+# %% ../nbs/10_data.ipynb #86277b9f
 def random_flip(
     x:Tensor, # (b, c, h, w) images; any other tensor passes
 )->Tensor:    # each image mirrored left to right with probability ½
@@ -76,17 +77,16 @@ def random_flip(
     return torch.where(half, x.flip(-1), x)
 
 def _split(valid, n):
-    "What trains and what is held out of `n`: as slices, if can be, which copy nothing"
+    "What trains and what is held out of `n`; slices, where they do, copy nothing"
     held = torch.zeros(n, dtype=torch.bool)
     last = isinstance(valid, (int, np.integer))
     try: held[torch.arange(n-valid, n) if last else torch.as_tensor(valid)] = True
     except (IndexError, RuntimeError):
-        what = f"indices or a mask of {n} examples"
-        raise ValueError(f"valid must be {what}, got {valid}") from None
+        text = f"valid must be indices or a mask of {n} examples, got {valid}"
+        raise ValueError(text) from None
     k = n - int(held.sum())
-    if not 0 < k < n:
-        raise ValueError(f"valid must hold out at least one of {n} examples "
-            f"and leave one, got {n-k}")
+    need(0 < k < n, f"valid must hold out at least one of {n} examples "
+        f"and leave one, got {n-k}")
     return (slice(k), slice(k, n)) if held[k:].all() else (~held, held)
 
 def data_dls(
@@ -103,64 +103,65 @@ def data_dls(
     Raises ValueError where x, y, vocab, valid and bs do not fit together."""
     x, y, n = torch.as_tensor(x), torch.as_tensor(y), len(x)
     parts = _split(n//5 if valid is None else valid, n)
+    got = f"got shape {tuple(y.shape)}"
     if vocab is None:
-        if y.ndim != 2 or len(y) != n or not y.isfinite().all():
-            raise ValueError(f"y without vocab must be {n} finite vectors, "
-                f"got shape {tuple(y.shape)}")
+        need(y.ndim == 2 and len(y) == n and y.isfinite().all(),
+            f"y without vocab must be {n} finite vectors, {got}")
         y, c = y.float(), y.shape[1]
     else:
         y, vocab, c = y.long(), L(vocab), len(vocab)
-        if y.shape != (n,):
-            raise ValueError(f"y must be a class for each of {n} examples, "
-                f"got shape {tuple(y.shape)}")
-        if y.min() < 0 or y.max() >= c:
-            raise ValueError(f"y must lie in 0…{c-1}, {c} names in vocab, "
-                f"got {y.min()} to {y.max()}")
+        need(y.shape == (n,), f"y must be a class for each of {n} examples, {got}")
+        lo, hi = y.aminmax()
+        need(lo >= 0 and hi < c,
+            f"y must lie in 0…{c-1}, {c} names in vocab, got {lo} to {hi}")
     if x.dtype != torch.uint8:
         x = x.float()
-        if not x.isfinite().all() or x.ndim == 4 and x.abs().max() > 1:
-            raise ValueError(f"x must be finite, images in [-1, 1], "
-                f"got {x.min():g} to {x.max():g}")
+        lo, hi = x.aminmax()
+        most = 1. if x.ndim == 4 else torch.finfo(x.dtype).max
+        need(-most <= lo and hi <= most,
+            f"x must be finite, images in [-1, 1], got {lo:g} to {hi:g}")
     train, held = (TensorDataset(x[i], y[i]) for i in parts)
     for ds in (train, held): ds.vocab, ds.c = vocab, c
-    if not 1 <= bs <= len(train):
-        raise ValueError(f"bs must lie in 1…{len(train)}, training examples, got {bs}")
-    tfms = [to_unit] + [random_flip]*flip
-    tr = TensorDL(train, bs, shuffle=True, drop_last=True, after_batch=tfms)
+    need(1 <= bs <= len(train),
+        f"bs must lie in 1…{len(train)}, training examples, got {bs}")
+    tr = TensorDL(train, bs, shuffle=True, drop_last=True,
+        after_batch=[to_unit] + [random_flip]*flip)
     tr.rng = random.Random(seed)
     va = TensorDL(held, bs, after_batch=to_unit)
     return DataLoaders(tr, va, device=device or default_device())
 
-# %% ../nbs/10_data.ipynb #6300235a
-def _mixture(n, g): return ring().draw(n, generator=g)
+# %% ../nbs/10_data.ipynb #0daba9ce
+class _Toys:
+    "n points of each, and their classes, drawn by the generator g"
+    def mixture(n, g): return ring().draw(n, generator=g)
 
-def _moons(n, g):
-    y, t = torch.randint(2, (n,), generator=g), pi*torch.rand(n, generator=g)
-    s = 1-2*y                  # the second moon is the first one turned by 180°
-    x = .6*s[:,None]*torch.stack([t.cos()-.5, t.sin()-.25], 1)
-    return x + .04*torch.randn(n, 2, generator=g), y
+    def moons(n, g):
+        y, t = torch.randint(2, (n,), generator=g), pi*torch.rand(n, generator=g)
+        s = 1-2*y              # the second moon is the first one turned by 180°
+        x = .6*s[:,None]*torch.stack([t.cos()-.5, t.sin()-.25], 1)
+        return x + .04*torch.randn(n, 2, generator=g), y
 
-def _spirals(n, g):
-    y, t = torch.randint(2, (n,), generator=g), torch.rand(n, generator=g).sqrt()
-    a = 3*pi*t + pi*y
-    x = .9*t[:,None]*torch.stack([a.cos(), a.sin()], 1)
-    return x + .02*torch.randn(n, 2, generator=g), y
+    def spirals(n, g):
+        y, t = torch.randint(2, (n,), generator=g), torch.rand(n, generator=g)**.5
+        a = 3*pi*t + pi*y
+        x = .9*t[:,None]*torch.stack([a.cos(), a.sin()], 1)
+        return x + .02*torch.randn(n, 2, generator=g), y
 
-def _pinwheel(n, g):
-    y, e = torch.randint(5, (n,), generator=g), torch.randn(n, 2, generator=g)
-    r = .5+.15*e[:,0]
-    a = 2*pi*y/5 + 2.5*r       # farther out, farther round
-    x, w = r[:,None]*torch.stack([a.cos(), a.sin()], 1), .04*e[:,1:]
-    return x + w*torch.stack([-a.sin(), a.cos()], 1), y
+    def pinwheel(n, g):
+        y, e = torch.randint(5, (n,), generator=g), torch.randn(n, 2, generator=g)
+        r = .5+.15*e[:,0]
+        a = 2*pi*y/5 + 2.5*r   # farther out, farther round
+        x, w = r[:,None]*torch.stack([a.cos(), a.sin()], 1), .04*e[:,1:]
+        return x + w*torch.stack([-a.sin(), a.cos()], 1), y
 
-def _checkerboard(n, g):
-    y, j = torch.randint(4, (n,), generator=g), torch.randint(2, (n,), generator=g)
-    return (torch.stack([2*j + y%2, y], 1) + torch.rand(n, 2, generator=g))/2 - 1, y
+    def checkerboard(n, g):
+        y, j = (torch.randint(k, (n,), generator=g) for k in (4, 2))
+        at = torch.stack([2*j + y%2, y], 1) + torch.rand(n, 2, generator=g)
+        return at/2 - 1, y
 
-_all = _mixture, _moons, _spirals, _pinwheel, _checkerboard
-toys = {f.__name__[1:]: f for f in _all}
+toys = {k: f for k,f in vars(_Toys).items() if k[0] != '_'}
 
-# %% ../nbs/10_data.ipynb #ffc05f1b
+# %% ../nbs/10_data.ipynb #b8e27613
 def toy(
     name:str,   # one of `toys`
     n:int,      # points
@@ -168,9 +169,8 @@ def toy(
 )->tuple:       # x (n, 2) float32, y (n,) int64
     """Points of a distribution in the plane and their classes.
     Raises ValueError for an unknown `name` or n < 1."""
-    if name not in toys:
-        raise ValueError(f"name must be one of {', '.join(toys)}, got {name!r}")
-    if n < 1: raise ValueError(f"n must be at least 1, got {n}")
+    need(name in toys, f"name must be one of {', '.join(toys)}, got {name!r}")
+    need(n >= 1, f"n must be at least 1, got {n}")
     return toys[name](n, torch.Generator().manual_seed(seed))
 
 def toy_dls(
@@ -183,18 +183,17 @@ def toy_dls(
     """A distribution in the plane in batches.
     Raises ValueError for an unknown `name`."""
     x, y = toy(name, n + n//10, seed)
-    vocab = range(int(y.max())+1)
-    return data_dls(x, y, vocab, bs, n//10, seed=seed, device=device)
+    c = int(y.max())+1
+    return data_dls(x, y, range(c), bs, n//10, seed=seed, device=device)
 
-# %% ../nbs/10_data.ipynb #753c2849
+# %% ../nbs/10_data.ipynb #1b8116fa
 def digits(
     split:str='all', # 'train' (1,437), 'valid' (360) or 'all', in this order
 )->tuple[Tensor, Tensor]: # x (n, 1, 8, 8) float32 in [−1, 1], y (n,) int64
     """Real handwritten digits, 8×8, in one fixed random order.
     Raises ValueError for another `split`."""
     parts = dict(all=slice(None), train=slice(1437), valid=slice(1437, None))
-    if split not in parts:
-        raise ValueError(f"split must be one of {', '.join(parts)}, got {split!r}")
+    need(split in parts, f"split must be one of {', '.join(parts)}, got {split!r}")
     x, y = map(torch.as_tensor, load_digits(return_X_y=True))
     i = torch.randperm(1797, generator=torch.Generator().manual_seed(0))
     x, y = (o[i][parts[split]] for o in (x, y))
@@ -208,7 +207,7 @@ def digits_dls(
     "The digits in batches."
     return data_dls(*digits(), range(10), bs, 360, seed=seed, device=device)
 
-# %% ../nbs/10_data.ipynb #eb715569
+# %% ../nbs/10_data.ipynb #085ede89
 #| code-fold: true
 sources = dict(
     MNIST=('https://ossci-datasets.s3.amazonaws.com/mnist', 'the four *-ubyte.gz files, 12 MB'),
@@ -223,18 +222,18 @@ def _torchvision_dls(kind, path, **kwargs):
     folder = path if kind == 'CIFAR10' else path/kind/'raw'
     def both(get): return [getattr(tv, kind)(path, train=t, download=get) for t in (True, False)]
     try:
-        try: tr, te = both(False)
+        try: parts = both(False)
         except RuntimeError:             # not there, not unpacked or damaged
             print(f"{kind}: {files}, from {folder}, else from {url}", flush=True)
-            tr, te = both(True)
+            parts = both(True)
     except Exception as e:
         raise FileNotFoundError(f"{kind} is missing or damaged in {path} and could not be "
             f"downloaded: put {files}, from {url} into {folder}, in place of what is there") from e
-    x = torch.cat([torch.as_tensor(o.data) for o in (tr, te)])
-    y = torch.cat([torch.as_tensor(o.targets) for o in (tr, te)])
+    x = torch.cat([torch.as_tensor(o.data) for o in parts])
+    y = torch.cat([torch.as_tensor(o.targets) for o in parts])
     x = x[:,None] if x.ndim == 3 else x.permute(0, 3, 1, 2).contiguous()  # (n, c, h, w)
-    names = range(10) if kind == 'MNIST' else tr.classes
-    return data_dls(x, y, names, valid=len(te), **kwargs)
+    names = range(10) if kind == 'MNIST' else parts[0].classes
+    return data_dls(x, y, names, valid=len(parts[1]), **kwargs)
 
 # %% ../nbs/10_data.ipynb #b0f18825
 #| code-fold: true
@@ -263,7 +262,7 @@ def cifar10_dls(
     Raises FileNotFoundError where they are missing and cannot be downloaded."""
     return _torchvision_dls('CIFAR10', path, flip=flip, **kwargs)
 
-# %% ../nbs/10_data.ipynb #35c35445
+# %% ../nbs/10_data.ipynb #7fe79b64
 class Rung:
     "A data set, and what suits it."
     def __init__(self,
@@ -281,11 +280,9 @@ rungs['fashion'] = Rung(fashion_dls, 'unet_32', 'inception')
 rungs['cifar10'] = Rung(cifar10_dls, 'unet_32', 'inception')
 
 def dls_for(
-    name:str, # one of `rungs`
+    name:str, # one of `rungs`, or the dotted path of one
     **kwargs, # `bs`, `seed`, `device`, …, passed to the rung
 )->DataLoaders:
     """The rung called `name`.
     Raises ValueError for an unknown one; other pages' are known once imported."""
-    if name not in rungs:
-        raise ValueError(f"data must be one of {', '.join(rungs)}, got {name!r}")
-    return rungs[name].make(**kwargs)
+    return find(rungs, str(name), 'data').make(**kwargs)

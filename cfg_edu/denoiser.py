@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['eps2x', 'x2eps', 'v2eps', 'eps2v', 'eps2score', 'score2eps', 'both', 'Wrapper', 'Denoiser']
 
-# %% ../nbs/04_denoiser.ipynb #4c712615
+# %% ../nbs/04_denoiser.ipynb #fe42ba39
 import torch
 from functools import partial
 from torch import nn, Tensor
+from .doors import need
 from .schedule import amps
 
 # %% ../nbs/04_denoiser.ipynb #8fe42417
@@ -58,26 +59,26 @@ def eps2score(
 def score2eps(
     score:Tensor,  # (b, …) ∇ log p(z)
     lam:Tensor,    # (b,) log-SNR, nats
-)->Tensor:       # (b, …)
+)->Tensor:         # (b, …)
     "ε = −σ ∇ log p(z)"
     return -amps(lam, score.ndim)[1]*score
 
-# %% ../nbs/04_denoiser.ipynb #f7125404
+# %% ../nbs/04_denoiser.ipynb #b9a37b5d
 def both(
     model,       # the contract, or a network: `model(z, lam, y)`
     z:Tensor,    # (b, …) noisy data
     lam:Tensor,  # (b,) log-SNR, nats
     y:Tensor,    # what the model is told, a row for each example
-)->tuple[Tensor, Tensor]:  # the answers told y and told nothing, each (b, …)
+)->tuple:        # the answers told y and told nothing, each (b, …)
     "Both answers of `model` about the same z, at the least cost."
     compiled = getattr(model, '_compiled_call_impl', None)    # only its calls are
     if hasattr(type(model), 'pair') and not compiled: return model.pair(z, lam, y)
     if not hasattr(model, 'null_like'): return model(z, lam, y), model(z, lam, None)
-    one = lam.stride(0) == 0                          # one level, and it stays one
-    lams = lam[:1].expand(2*len(lam)) if one else torch.cat([lam, lam])
-    return model(torch.cat([z, z]), lams, torch.cat([y, model.null_like(y)])).chunk(2)
+    lams = lam.repeat(2) if lam.stride(0) else lam[:1].expand(2*len(lam))   # one level
+    return model(torch.cat([z, z]), lams,
+                 torch.cat([y, model.null_like(y)])).chunk(2)
 
-# %% ../nbs/04_denoiser.ipynb #70d15e2e
+# %% ../nbs/04_denoiser.ipynb #409843b8
 #| code-fold: true
 #| code-summary: "`Wrapper`"
 class Wrapper(nn.Module):
@@ -94,10 +95,10 @@ class Wrapper(nn.Module):
         return getattr(getattr(self, self.holds), name) if known else super().__getattr__(name)
 
     def extra_repr(self):
-        plain = (o for o in vars(self).items() if type(o[1]) in (int, float, str))
-        return ', '.join(f'{k}={v}' for k, v in plain)
+        plain = int, float, str
+        return ', '.join(f'{k}={v}' for k, v in vars(self).items() if type(v) in plain)
 
-# %% ../nbs/04_denoiser.ipynb #634fe53e
+# %% ../nbs/04_denoiser.ipynb #3da210ea
 class Denoiser(Wrapper):
     """A network as a model: its output turned into ε, in float32 or better.
     Raises ValueError for an unknown `predicts`."""
@@ -109,8 +110,8 @@ class Denoiser(Wrapper):
         predicts:str='v',  # what `out` is: 'v', 'eps' (the paper's) or 'x'
     ):
         super().__init__(net)
-        if predicts not in self.to_eps:
-            raise ValueError(f'predicts must be one of {[*self.to_eps]}, got {predicts!r}')
+        need(predicts in self.to_eps,
+             f'predicts must be one of {[*self.to_eps]}, got {predicts!r}')
         self.predicts = predicts
 
     def forward(self,

@@ -5,18 +5,15 @@
 # %% auto #0
 __all__ = ['rules', 'conventions', 'Guidance', 'ClassifierGuided', 'implicit_score', 'cfg', 'CFG', 'Interval', 'to_w', 'to_scale']
 
-# %% ../nbs/05_guidance.ipynb #3b759b3a
+# %% ../nbs/05_guidance.ipynb #f4da4abb
 import math
 import torch
 from torch import Tensor
+from .doors import find, need
 from .denoiser import both, Wrapper
 from .schedule import amps
 
-# %% ../nbs/05_guidance.ipynb #46555104
-def _check_w(w):
-    if math.isfinite(w) and w >= -1: return
-    raise ValueError(f"w must be finite and at least -1 (0 is no guidance), got {w}")
-
+# %% ../nbs/05_guidance.ipynb #ca1b431a
 class Guidance(Wrapper):
     """A model guided with weight w: the base of all rules, each with its `forward`.
     Raises ValueError for w < −1 or not finite."""
@@ -24,11 +21,12 @@ class Guidance(Wrapper):
         model,    # the contract: `model(z, lam, y) -> eps`
         w:float,  # guidance weight ≥ −1: −1 unconditional, 0 off; a "scale" is 1+w
     ):
+        need(-1 <= w < math.inf,
+             f"w must be finite and at least -1 (0 is no guidance), got {w}")
         super().__init__(model)
-        _check_w(w)
         self.w = w
 
-# %% ../nbs/05_guidance.ipynb #74681cc3
+# %% ../nbs/05_guidance.ipynb #b14b5822
 class ClassifierGuided(Guidance):
     """ε̃ = ε(z, c) − wσ∇log p(c|z), a classifier's push (Ho & Salimans, §3.1).
     Raises ValueError for w < −1 or not finite, or for y None."""
@@ -45,15 +43,14 @@ class ClassifierGuided(Guidance):
         lam:Tensor,  # (b,) log-SNR, nats
         y:Tensor,    # (b,) int64 classes 0 … n−1; n, "no class", gets no push
     )->Tensor:       # (b, …) guided ε
-        if y is None: raise ValueError("y must be a class to push to, got None")
+        need(y is not None, "y must be a class to push to, got None")
         eps = self.model(z, lam, y)
         if self.w == 0: return eps
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             logp = self.logp(z, lam)
-            n = logp.shape[1]
-            picked = logp.gather(1, y.clamp(max=n-1)[:,None])[:,0]*(y < n)
-            grad = torch.autograd.grad(picked.sum(), z)[0]
+            asked = torch.arange(logp.shape[1], device=y.device) == y[:,None]
+            grad = torch.autograd.grad(logp, z, asked.to(logp))[0]
         return eps - self.w*amps(lam, z.ndim)[1].to(z.dtype)*grad
 
 # %% ../nbs/05_guidance.ipynb #ceb4cd7b
@@ -91,7 +88,7 @@ class CFG(Guidance):
 
 rules:dict = dict(cfg=CFG)    # guidance rules by name, each `rule(model, w)`
 
-# %% ../nbs/05_guidance.ipynb #07cd6e9b
+# %% ../nbs/05_guidance.ipynb #77bb5704
 class Interval(Wrapper):
     """A guided model inside λ ∈ [lo, hi], its bare model outside.
     Raises ValueError unless lo < hi and `guided` wraps a model."""
@@ -101,8 +98,9 @@ class Interval(Wrapper):
         hi:float,  # log-SNR, nats
     ):
         if not hasattr(guided, 'model'):
-            raise ValueError(f"guided must be a model such as CFG(model, w), got {guided!r:.40}")
-        if not lo < hi: raise ValueError(f"lo must lie below hi, got {lo} and {hi}")
+            got = f'{guided!r:.40}'
+            raise ValueError(f"guided must be a model such as CFG(model, w), got {got}")
+        need(lo < hi, f"lo must lie below hi, got {lo} and {hi}")
         super().__init__(guided.model)
         self.guided, self.lo, self.hi = guided, lo, hi
 
@@ -117,7 +115,7 @@ class Interval(Wrapper):
         inside = inside.reshape(-1, *[1]*(z.ndim-1))
         return torch.where(inside, self.guided(z, lam, y), self.model(z, lam, y))
 
-# %% ../nbs/05_guidance.ipynb #3ebc9bd1
+# %% ../nbs/05_guidance.ipynb #0d8c50c4
 #| code-fold: true
 #| code-summary: "`to_w`, `to_scale`"
 conventions = {                    # the scale at which guidance is off
@@ -125,32 +123,26 @@ conventions = {                    # the scale at which guidance is off
     'guided-diffusion-uncond': 1, 'glide': 1, 'imagen': 1, 'stable-diffusion': 1,
     'diffusers': 1, 'k-diffusion': 1, 'denoising-diffusion-pytorch': 1, 'edm2': 1}
 
-def _off(convention):
-    if convention in conventions: return conventions[convention]
-    names = ', '.join(conventions)
-    raise ValueError(f'convention must be one of {names}, got {convention!r}')
-
 def to_w(
     scale:float,       # guidance strength as that project counts it
-    convention:str,    # one of `conventions`
+    convention:str,    # a name in `conventions`
 )->float:              # w ≥ −1: −1 unconditional, 0 no guidance
     """The paper's w for another project's scale.
     Raises ValueError for an unknown convention, or a scale that means no model."""
-    off = _off(convention)
-    if not (math.isfinite(scale) and scale >= off-1):
-        least = f"at least {off-1} for {convention!r}"
-        raise ValueError(f"scale must be finite and {least}, got {scale}")
-    if convention == 'diffusers': return float(max(scale-off, 0))   # off up to 1
-    return float(scale-off)
+    off = find(conventions, convention, 'convention')
+    least = f"at least {off-1} for {convention!r}"
+    need(off-1 <= scale < math.inf, f"scale must be finite and {least}, got {scale}")
+    return float(max(scale-off, 0 if convention == 'diffusers' else -1))  # off up to 1
 
 def to_scale(
     w:float,           # guidance weight ≥ −1
-    convention:str,    # one of `conventions`
+    convention:str,    # a name in `conventions`
 )->float:              # guidance strength as that project counts it
     """The inverse of `to_w`.
     Raises ValueError for an unknown convention, or a w that it cannot say."""
-    off = _off(convention)
-    _check_w(w)
-    if convention == 'diffusers' and w < 0:
-        raise ValueError(f"w must be at least 0 for 'diffusers', got {w}")
+    off = find(conventions, convention, 'convention')
+    need(-1 <= w < math.inf,
+         f"w must be finite and at least -1 (0 is no guidance), got {w}")
+    need(w >= 0 or convention != 'diffusers',
+         f"w must be at least 0 for 'diffusers', got {w}")
     return float(w + off)

@@ -6,7 +6,8 @@
 __all__ = ['judges', 'metrics', 'paper_table', 'URL_STATISTICS', 'frechet', 'inception_score', 'covered', 'to_uint8', 'Judge',
            'mean_cov', 'RealStats', 'real_stats', 'evaluate', 'noise_floor', 'show_tradeoff', 'tradeoff', 'at_isc']
 
-# %% ../nbs/15_metrics.ipynb #cc43f937
+# %% ../nbs/15_metrics.ipynb #e8bd05f8
+#| code-fold: true
 import math, numpy as np, torch
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -14,11 +15,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from torch import nn, Tensor
 from tqdm.auto import tqdm
+from .doors import need
 from .files import cached, fingerprint
 from .guidance import CFG
 from .sampling import sample
 
-# %% ../nbs/15_metrics.ipynb #173132da
+# %% ../nbs/15_metrics.ipynb #b8310125
 def frechet(
     mu1,    # (d,) mean of the first Gaussian
     cov1,   # (d, d) its covariance; singular is fine
@@ -26,15 +28,13 @@ def frechet(
     cov2,   # (d, d) its covariance
 )->Tensor:  # () squared distance ≥ 0, in float64
     "Squared Fréchet distance between two Gaussians (Heusel et al. 2017)."
-    given = mu1, cov1, mu2, cov2
-    m1, c1, m2, c2 = (torch.as_tensor(o, dtype=torch.float64) for o in given)
-    overlap = torch.linalg.matrix_norm(_root(c1) @ _root(c2), 'nuc')
+    def root(cov):                                  # rounding below zero is cut off
+        l, q = torch.linalg.eigh(cov)
+        return q*l.clamp(min=0).sqrt() @ q.T
+    m1, c1, m2, c2 = (torch.as_tensor(o, dtype=torch.float64)
+                      for o in (mu1, cov1, mu2, cov2))
+    overlap = torch.linalg.matrix_norm(root(c1) @ root(c2), 'nuc')
     return (m1-m2).square().sum() + c1.trace() + c2.trace() - 2*overlap
-
-def _root(cov):
-    "Symmetric square root of a covariance; rounding below zero is cut off"
-    l, q = torch.linalg.eigh(cov)
-    return q*l.clamp(min=0).sqrt() @ q.T
 
 # %% ../nbs/15_metrics.ipynb #774b4c26
 def inception_score(
@@ -49,7 +49,7 @@ def inception_score(
     told = [entropy(p.mean(0)).sum() - entropy(p).sum(1).mean() for p in ps]
     return torch.stack(told).exp().mean().item()
 
-# %% ../nbs/15_metrics.ipynb #965e188d
+# %% ../nbs/15_metrics.ipynb #7592aee9
 def covered(
     points,       # (n, d), or None
     centres,      # (m, d) with m > k, or None
@@ -60,8 +60,7 @@ def covered(
     """Share of `points` in the balls around `centres` (Kynkäänniemi et al. 2019).
     Raises ValueError for a wrong k."""
     if points is None or centres is None: return None
-    if not 0 < k < len(centres):
-        raise ValueError(f"k must lie in 1 … {len(centres)-1}, got {k}")
+    need(0 < k < len(centres), f"k must lie in 1 … {len(centres)-1}, got {k}")
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     points, centres = points.to(device), centres.to(device)
     def dists(a):
@@ -70,7 +69,7 @@ def covered(
     inside = torch.cat([(dists(a) <= radius).any(1) for a in points.split(bs)])
     return inside.float().mean().item()
 
-# %% ../nbs/15_metrics.ipynb #25202565
+# %% ../nbs/15_metrics.ipynb #3fda6b92
 def to_uint8(
     x:Tensor,  # (n, c, h, w) float in [−1, 1], values outside are cut off; or uint8
 )->Tensor:     # (n, c, h, w) uint8, on the CPU
@@ -78,11 +77,10 @@ def to_uint8(
     Raises ValueError for other whole numbers."""
     x = x.detach().cpu()
     if x.dtype == torch.uint8: return x
-    if not x.is_floating_point():
-        raise ValueError(f"images must be float or uint8, got {x.dtype}")
+    need(x.is_floating_point(), f"images must be float or uint8, got {x.dtype}")
     return ((x.float()+1)*127.5).round().clamp(0, 255).to(torch.uint8)
 
-# %% ../nbs/15_metrics.ipynb #f63e3177
+# %% ../nbs/15_metrics.ipynb #67c7f9c1
 #| code-fold: true
 class Judge(nn.Module):
     "Looks at images: a subclass has a name and layers, and gives them in `see`."
@@ -113,15 +111,14 @@ class Judge(nn.Module):
     ): # yields what `see` gives, on the CPU
         """What the judge sees, `bs` images at a time.
         Raises ValueError for what are no finite images of its shape."""
-        got, want = tuple(getattr(x, 'shape', ())), ', '.join(map(str, self.shape or 'chw'))
-        if not isinstance(x, Tensor) or x.ndim != 4 or self.shape not in (None, got[1:]):
-            got = f'{type(x).__name__} {got}'
-            raise ValueError(f"judge {self.name!r} looks at images (n, {want}), got {got}")
+        shape, want = tuple(getattr(x, 'shape', ())), ', '.join(map(str, self.shape or 'chw'))
+        fits = isinstance(x, Tensor) and x.ndim == 4 and self.shape in (None, shape[1:])
+        got = f'{type(x).__name__} {shape}'
+        need(fits, f"judge {self.name!r} looks at images (n, {want}), got {got}")
         device = next((p.device for p in self.eval().parameters()), None)
-        hide = None if progress else True
-        for u in tqdm(x.split(self.bs), self.name, leave=False, disable=hide):
+        for u in tqdm(x.split(self.bs), self.name, leave=False, disable=None if progress else True):
             bad = int((~u.isfinite()).flatten(1).any(1).sum())
-            if bad: raise ValueError(f"images must be finite, {bad} of {len(u)} are not")
+            need(not bad, f"images must be finite, {bad} of {len(u)} are not")
             yield {l: v.cpu() for l, v in self.see(to_uint8(u).to(device)).items()}
 
     def forward(self,
@@ -130,11 +127,23 @@ class Judge(nn.Module):
     )->dict:                  # fid, isc, prc: (n, …) float64; verdict: (n,) int64
         "What the judge sees in `x`, by purpose; `verdict` where it gives one."
         seen = list(self.batches(x, progress))
-        names = list(seen[0])
-        ts = {l: torch.cat([o.pop(l) for o in seen]).double() for l in names}
+        ts = {l: torch.cat([o.pop(l) for o in seen]).double() for l in list(seen[0])}
         out = {m: ts[l] for m, l in self.layers.items()}
         if 'verdict' in out: out['verdict'] = out['verdict'].argmax(1)
         return out
+
+    def asked(self,
+        y,      # (n,) classes that were asked for, or None
+        n:int,  # images
+    )->dict:    # `y` as (n,) on the CPU, to stand among what the judge saw; or empty
+        "What the verdict is compared with. Raises ValueError where it cannot be."
+        if y is None: return {}
+        said = 'verdict' in self.layers
+        need(said, f"y must be None with judge {self.name!r}, which gives no verdict")
+        y = torch.as_tensor(y).cpu()
+        got = tuple(y.shape)
+        need(got == (n,), f"y must hold a class for each of {n} images, got shape {got}")
+        return dict(y=y)
 
 judges:dict = {}  # by name, a class each; the next page fills it
 
@@ -151,7 +160,7 @@ def mean_cov(
         n, s, S = n+len(f), s+f.sum(0), S+f.T@f
     return c + s/n, (S - s.outer(s)/n)/(n-1)
 
-# %% ../nbs/15_metrics.ipynb #bbcc11c9
+# %% ../nbs/15_metrics.ipynb #312eac13
 #| code-fold: true
 @dataclass
 class RealStats:
@@ -162,6 +171,31 @@ class RealStats:
     shape:tuple|None=None                # (c, h, w) of the images
     n:int|None=None                      # number of images
     judge:str|None=field(default=None, repr=False)   # `id` of the judge who saw them
+
+    def of(self,
+        judge,  # a `Judge`
+    )->'RealStats':
+        """These, where `judge` has seen the images, or sees as many features.
+        Raises ValueError for another judge's."""
+        if self.judge == judge.id: return self
+        need(not self.judge, f"real must be judge {judge.id}'s, got {self.judge}'s")
+        shape, got = self.shape or judge.shape or (3, 64, 64), len(self.mu)
+        d = judge(torch.zeros(2, *shape, dtype=torch.uint8))['fid'].shape[1]
+        need(d == got, f"real must have {d} features for {judge.name!r}, got {got}")
+        return replace(self, judge=judge.id)
+
+    @staticmethod
+    def look(real, judge, n_prc, seed, progress):
+        "Moments of all features, and the features of some images, as a dict"
+        some, kept = torch.zeros(len(real), dtype=torch.bool), []
+        order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))
+        some[order[:n_prc]] = True
+        def features():
+            for seen, i in zip(judge.batches(real, progress), some.split(judge.bs)):
+                kept.append(seen[judge.layers['prc']][i].float())
+                yield seen[judge.layers['fid']]
+        mu, cov = mean_cov(features())
+        return dict(mu=mu, cov=cov, prc=torch.cat(kept))
 
 def _judge(judge):
     "A `Judge`, or the one of that name in `judges`, which stand on the next page"
@@ -182,73 +216,39 @@ def real_stats(
     judge = _judge(judge)
     if isinstance(real, (str, Path)):
         real = _read_stats(real, judge, n_prc, seed, progress)
-    if isinstance(real, RealStats): return _fitting(real, judge)
-    if len(real) < 10:
-        raise ValueError(f"real must hold at least 10 images, got {len(real)}")
+    if isinstance(real, RealStats): return real.of(judge)
+    need(len(real) >= 10, f"real must hold at least 10 images, got {len(real)}")
     few = real[::max(1, len(real)//64)]
     pixels = (real,) if known is None else (known, tuple(real.shape), few)
     key = fingerprint(*pixels, judge.id, n_prc, seed)
     if key not in judge.last:
         keep = len(real) > 5000 and judge.state_dict()  # no weights, no fingerprint
-        look = partial(_look, real, judge, n_prc, seed, progress)
+        look = partial(RealStats.look, real, judge, n_prc, seed, progress)
         ts = cached(f'reference-{key}', look) if keep else look()
         of = dict(shape=tuple(real.shape[1:]), n=len(real), judge=judge.id)
         judge.last = {key: RealStats(ts['mu'], ts['cov'], ts['prc'].double(), **of)}
     return judge.last[key]
 
-def _look(real, judge, n_prc, seed, progress):
-    "Moments of all features, and the features of some images"
-    some, kept = torch.zeros(len(real), dtype=torch.bool), []
-    order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))
-    some[order[:n_prc]] = True
-    def features():
-        for seen, i in zip(judge.batches(real, progress), some.split(judge.bs)):
-            kept.append(seen[judge.layers['prc']][i].float())
-            yield seen[judge.layers['fid']]
-    mu, cov = mean_cov(features())
-    return dict(mu=mu, cov=cov, prc=torch.cat(kept))
-
-def _fitting(stats, judge):
-    "`stats`, if `judge` has seen them, or sees as many features"
-    if stats.judge == judge.id: return stats
-    if stats.judge:
-        raise ValueError(f"real must be judge {judge.id}'s, got {stats.judge}'s")
-    shape = stats.shape or judge.shape or (3, 64, 64)
-    d, got = judge(torch.zeros(2, *shape, dtype=torch.uint8))['fid'].shape[1], len(stats.mu)
-    if d == got: return replace(stats, judge=judge.id)
-    raise ValueError(f"real must have {d} features for {judge.name!r}, got {got}")
-
-# %% ../nbs/15_metrics.ipynb #5c17d5fe
-def _agreement(seen, ref):
-    if 'y' in seen: return (seen['verdict'] == seen['y']).double().mean().item()
-
+# %% ../nbs/15_metrics.ipynb #3bcd1d4a
 metrics:dict = dict(  # of what a judge saw and the `RealStats`; None: no answer
     fid=lambda seen, ref: frechet(*mean_cov([seen['fid']]), ref.mu, ref.cov).item(),
     isc=lambda seen, ref: inception_score(seen['isc'], seen['splits']),
     precision=lambda seen, ref: covered(seen['prc'], ref.prc, seen['k']),
     recall=lambda seen, ref: covered(ref.prc, seen['prc'], seen['k']),
-    agreement=_agreement)
+    agreement=lambda seen, ref: (None if 'y' not in seen else
+        (seen['verdict'] == seen['y']).double().mean().item()))
 
-# %% ../nbs/15_metrics.ipynb #a843c809
+# %% ../nbs/15_metrics.ipynb #2127d086
 #| code-fold: true
-def _asked(y, n, judge):
-    "The classes that were asked for, to stand among what a judge saw"
-    if y is None: return {}
-    if 'verdict' not in judge.layers:
-        raise ValueError(f"y must be None with judge {judge.name!r}, which gives no verdict")
-    y = torch.as_tensor(y).cpu()
-    if y.shape == (n,): return dict(y=y)
-    raise ValueError(f"y must hold a class for each of {n} images, got shape {tuple(y.shape)}")
-
 def _measured(seen, ref, k, splits):
     "The answers of all `metrics`, and n"
-    n, need = len(seen['fid']), max(2, splits)
-    if n < need: raise ValueError(f"samples must hold at least {need} images, got {n}")
+    n, least = len(seen['fid']), max(2, splits)
+    need(n >= least, f"samples must hold at least {least} images, got {n}")
     seen = dict(seen, k=k, splits=splits)
     out = {name: f(seen, ref) for name, f in metrics.items()} | dict(n=n)
     return {name: o for name, o in out.items() if o is not None}
 
-# %% ../nbs/15_metrics.ipynb #1f219b6b
+# %% ../nbs/15_metrics.ipynb #958082ca
 def evaluate(
     samples:Tensor,  # (n, c, h, w) float in [−1, 1], or uint8
     real,            # (m, c, h, w) images, an .npz's path, or a `RealStats`
@@ -260,13 +260,13 @@ def evaluate(
     """Compares samples with real images. Raises ValueError for an unknown judge,
     shapes that differ, too few or non-finite images, or a wrong `y`."""
     judge = _judge(judge)
-    asked, ref = _asked(y, len(samples), judge), real_stats(real, judge)
+    asked, ref = judge.asked(y, len(samples)), real_stats(real, judge)
     seen, shape = judge(samples) | asked, tuple(samples.shape[1:])
-    if ref.shape not in (None, shape):
-        raise ValueError(f"samples must be of real's shape {ref.shape}, got {shape}")
+    need(ref.shape in (None, shape),
+         f"samples must be of real's shape {ref.shape}, got {shape}")
     return _measured(seen, ref, k, splits)
 
-# %% ../nbs/15_metrics.ipynb #8a1ab29c
+# %% ../nbs/15_metrics.ipynb #6552c006
 #| code-fold: true
 def noise_floor(
     real:Tensor,       # (m, c, h, w) float in [−1, 1], or uint8
@@ -282,9 +282,8 @@ def noise_floor(
     """Metrics of real images against others: what a perfect model would get.
     Raises ValueError as `evaluate`, and where `n` is too large."""
     judge, half, rows = _judge(judge), len(real)//2, []
-    asked, n = _asked(y, len(real), judge), n or min(half, 50_000)
-    if not 0 < n <= half:
-        raise ValueError(f"n must lie in 1 … {half}, half of the real images, got {n}")
+    asked, n = judge.asked(y, len(real)), n or min(half, 50_000)
+    need(0 < n <= half, f"n must lie in 1 … {half}, half of the real images, got {n}")
     g, pool = torch.Generator().manual_seed(seed), max(2*n, 20_000)
     i = torch.arange(len(real))
     if len(i) > pool: i = torch.randperm(len(i), generator=g)[:pool].sort().values
@@ -296,7 +295,7 @@ def noise_floor(
         rows.append(_measured(mine, ref, k, splits))
     return {name: sum(r[name] for r in rows)/n_draws for name in rows[0]} | dict(n=n)
 
-# %% ../nbs/15_metrics.ipynb #3960e981
+# %% ../nbs/15_metrics.ipynb #cdec1156
 #| code-fold: true
 def show_tradeoff(
     rows,             # a dict with `w`, `fid` and `isc` for each weight, in order of w
@@ -309,7 +308,7 @@ def show_tradeoff(
     """Inception score against FID, a point for each w (Ho & Salimans, Figure 1).
     Raises ValueError where `rows` is empty."""
     points, last = [(r['fid'], r['isc']) for r in rows], math.inf
-    if not points: raise ValueError("rows must hold at least one point, got none")
+    need(points, "rows must hold at least one point, got none")
     if ax is None: ax = plt.subplots(figsize=(4.8, 3.4), layout='constrained')[1]
     look:dict = dict(marker='o', ms=4, lw=1, label=label)
     ax.plot(*zip(*points), **look | kwargs)
@@ -342,7 +341,7 @@ _rows = '''
 4   26.22 260.2'''.strip().splitlines()  # Ho & Salimans, Figure 1
 paper_table = [dict(zip(('w', 'fid', 'isc'), map(float, r.split()))) for r in _rows]
 
-# %% ../nbs/15_metrics.ipynb #deafccdd
+# %% ../nbs/15_metrics.ipynb #4ff3549b
 def tradeoff(
     model,             # the contract: `model(z, lam, y) -> eps`
     ws,                # guidance weights ≥ −1
@@ -358,11 +357,10 @@ def tradeoff(
     Raises ValueError at once for a bad weight or judge, or fewer than ten `y`."""
     judge, guided = _judge(judge), [(float(w), guide(model, float(w))) for w in ws]
     ref, asked = real_stats(real, judge), y if 'verdict' in judge.layers else None
-    shape = shape or ref.shape
-    if y.ndim != 1 or len(y) < 10:
-        raise ValueError(f"y must be (n,) classes, at least ten, got shape {tuple(y.shape)}")
-    if shape is None:
-        raise ValueError("shape must be given: statistics alone do not tell it")
+    shape, got = shape or ref.shape, tuple(y.shape)
+    need(len(got) == 1 and got[0] >= 10,
+         f"y must be (n,) classes, at least ten, got shape {got}")
+    need(shape, "shape must be given: statistics alone do not tell it")
     def row(w, model):
         x = sample(model, (len(y), *shape), y, **kwargs).cpu()
         if keep is not None: keep(w, x)
@@ -382,23 +380,23 @@ def at_isc(
             return a[key] + t*(b[key]-a[key])
     return float('nan')
 
-# %% ../nbs/15_metrics.ipynb #74850957
+# %% ../nbs/15_metrics.ipynb #8e3e8524
 #| code-fold: true
 URL_STATISTICS = ('https://openaipublic.blob.core.windows.net/diffusion/jul-2021/'
                   'ref_batches/imagenet/64/VIRTUAL_imagenet64_labeled.npz')
 
 def _read_stats(path, judge, n_prc, seed, progress):
     "`RealStats` from an .npz with `mu`, `sigma` and perhaps `arr_0`, channels last"
-    keys = 'mu', 'sigma', 'arr_0'
     try:
-        with np.load(path) as f: ts = {k: torch.from_numpy(f[k]) for k in keys if k in f}
+        with np.load(path) as f:
+            ts = {k: torch.from_numpy(f[k]) for k in ('mu', 'sigma', 'arr_0') if k in f}
         mu, sigma, images = ts['mu'].double(), ts['sigma'].double(), ts.get('arr_0')
         finite = (mu.sum() + sigma.sum()).isfinite()
         near = dict(atol=1e-6*sigma.abs().max().item())
-        if mu.shape*2 != sigma.shape or not finite or not sigma.allclose(sigma.T, **near):
-            raise ValueError(f"got mu {tuple(mu.shape)} and sigma {tuple(sigma.shape)}")
+        fits = mu.shape*2 == sigma.shape and finite and sigma.allclose(sigma.T, **near)
+        need(fits, f"got mu {tuple(mu.shape)} and sigma {tuple(sigma.shape)}")
         if images is None: return RealStats(mu, sigma)
-        if images.dtype != torch.uint8: raise ValueError(f"got arr_0 {images.dtype}")
+        need(images.dtype == torch.uint8, f"got arr_0 {images.dtype}")
         seen = real_stats(images.permute(0, 3, 1, 2), judge, n_prc, seed, None, progress)
         return replace(seen, mu=mu, cov=sigma, n=None, judge=None)
     except FileNotFoundError:

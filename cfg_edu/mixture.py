@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['Mixture', 'three', 'ring', 'lattice', 'sliced_wasserstein']
 
-# %% ../nbs/03_mixture.ipynb #51043d06
+# %% ../nbs/03_mixture.ipynb #40e3bab8
 import math
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 from fastcore.basics import patch
+from .doors import need
 from .schedule import amps
 
-# %% ../nbs/03_mixture.ipynb #db5cbad0
+# %% ../nbs/03_mixture.ipynb #becc2ae9
 class Mixture:
     """Gaussian mixture with a class for each component, every answer exact.
     Raises ValueError for parameters that do not fit."""
@@ -25,35 +27,38 @@ class Mixture:
         weights, means, covs, labels = _fitting(weights, means, covs, labels)
         self.weights, self.means, self.covs = weights/weights.sum(), means, covs
         self.labels, self.null = labels, int(labels.max()) + 1
+        # log π_k/π_c: a row for each class, −∞ outside it; the last row for no class
+        mine = torch.stack([*(labels == c for c in range(self.null)), labels >= 0])
+        self.log_shares = (self.weights*mine).log().log_softmax(1)
         self.vars, self.axes = torch.linalg.eigh(covs)
         # `z @ flat` is z along the axes of all components; centres: the means there
         self.flat = self.axes.transpose(0, 1).flatten(1)
         self.centres = torch.einsum('kij,ki->kj', self.axes, means)
 
-# %% ../nbs/03_mixture.ipynb #23b6f9cd
+# %% ../nbs/03_mixture.ipynb #5e26689e
 #| code-fold: true
 def _fitting(weights, means, covs, labels):
     "All four as tensors, if they are the parameters of one mixture"
     weights, means, covs = (torch.as_tensor(o, dtype=torch.float64)
                             for o in (weights, means, covs))
     for name, o in dict(weights=weights, means=means, covs=covs).items():
-        if not o.isfinite().all(): raise ValueError(f"{name} must be finite, got {o.tolist()}")
-    if means.ndim != 2: raise ValueError(f"means must have shape (k, d), got {(*means.shape,)}")
+        need(o.isfinite().all(), f"{name} must be finite, got {o.tolist()}")
+    need(means.ndim == 2, f"means must have shape (k, d), got {(*means.shape,)}")
     k, d = means.shape
-    if weights.shape != (k,) or not (weights > 0).all():
-        raise ValueError(f"weights must be {k} positive numbers, got {weights.tolist()}")
+    good = weights.shape == (k,) and (weights > 0).all()
+    need(good, f"weights must be {k} positive numbers, got {weights.tolist()}")
     if covs.ndim == 1: covs = covs[:,None,None]*torch.eye(d, dtype=torch.float64)
-    if covs.shape != (k, d, d):
-        raise ValueError(f"covs must have shape ({k},) or ({k}, {d}, {d}), got {(*covs.shape,)}")
-    if not torch.equal(covs, covs.mT): raise ValueError("covs must be symmetric")
-    if (low := torch.linalg.eigvalsh(covs).min()) <= 0:
-        raise ValueError(f"covs must be positive definite, got the eigenvalue {low:g}")
+    shape = (*covs.shape,)
+    need(shape == (k, d, d), f"covs must have shape ({k},) or ({k}, {d}, {d}), got {shape}")
+    need(torch.equal(covs, covs.mT), "covs must be symmetric")
+    low = torch.linalg.eigvalsh(covs).min()
+    need(low > 0, f"covs must be positive definite, got the eigenvalue {low:g}")
     labels = torch.arange(k) if labels is None else torch.as_tensor(labels)
-    if labels.shape != (k,) or set(labels.tolist()) != set(range(int(labels.max()) + 1)):
-        raise ValueError(f"labels must be {k} classes that cover 0 … n−1, got {labels.tolist()}")
+    good = labels.shape == (k,) and {*labels.tolist()} == {*range(int(labels.max()) + 1)}
+    need(good, f"labels must be {k} classes that cover 0 … n−1, got {labels.tolist()}")
     return weights, means, covs, labels
 
-# %% ../nbs/03_mixture.ipynb #7cba71f4
+# %% ../nbs/03_mixture.ipynb #a005d805
 #| code-fold: true
 def three()->Mixture:
     "Three round components of standard deviation 0.2 on a triangle, a class each"
@@ -65,7 +70,7 @@ def ring(
 )->Mixture:   # k/2 classes
     """`k` round components on a circle; opposite ones share a class.
     Raises ValueError unless k is even and positive."""
-    if k < 2 or k%2: raise ValueError(f"k must be even and at least 2, got {k}")
+    need(k >= 2 and k%2 == 0, f"k must be even and at least 2, got {k}")
     a = torch.arange(k, dtype=torch.float64)*2*math.pi/k
     means = .75*torch.stack([a.cos(), a.sin()], 1)
     return Mixture([1]*k, means, [.01]*k, torch.arange(k)%(k//2))
@@ -75,8 +80,8 @@ def lattice(
 )->Mixture:      # `side` classes
     """`side`² long components on a square; a row is a class, weights fall to the right.
     Raises ValueError for side < 1."""
-    if side < 1 or side != int(side):
-        raise ValueError(f"side must be an integer of at least 1, got {side}")
+    need(side >= 1 and side == int(side),
+         f"side must be an integer of at least 1, got {side}")
     c = torch.linspace(-.7, .7, side, dtype=torch.float64)
     t = torch.arange(side*side, dtype=torch.float64)
     q = torch.stack([t.cos(), -t.sin(), t.sin(), t.cos()], 1).reshape(-1, 2, 2)
@@ -84,7 +89,7 @@ def lattice(
     means, labels = torch.cartesian_prod(c, c).flip(1), torch.arange(side).repeat_interleave(side)
     return Mixture(side - t%side, means, (covs + covs.mT)/2, labels)
 
-# %% ../nbs/03_mixture.ipynb #26af51b7
+# %% ../nbs/03_mixture.ipynb #1344aa59
 #| code-fold: true
 @patch
 def null_like(self:Mixture,
@@ -102,20 +107,13 @@ def check_y(self:Mixture,
     Raises ValueError for a class outside 0 … null or a `y` of another length."""
     y = torch.as_tensor(self.null if y is None else y)
     if y.ndim == 0: y = y.expand(n)
-    if y.shape != (n,) or y.is_floating_point():
-        raise ValueError(f"y must be a class or {n} integers, got {y.dtype} {(*y.shape,)}")
+    good = y.shape == (n,) and not y.is_floating_point()
+    need(good, f"y must be a class or {n} integers, got {y.dtype} {(*y.shape,)}")
     if ((y < 0) | (y > self.null)).any():
         raise ValueError(f"y must lie in 0 … {self.null} (null), got {y.min()} to {y.max()}")
-    return y
+    return y.long()
 
-# %% ../nbs/03_mixture.ipynb #347c7903
-@patch
-def _log_shares(self:Mixture, y):
-    "log π_k/π_c of each component, (b, k); −∞ outside the class that `y` asks for"
-    other = (y[:,None] != self.labels.to(y.device)) & (y[:,None] != self.null)
-    log_pi = self.weights.log().to(y.device).expand(len(y), -1)
-    return log_pi.masked_fill(other, -math.inf).log_softmax(1)
-
+# %% ../nbs/03_mixture.ipynb #599c2241
 @patch
 def draw(self:Mixture,
     n:int,           # points
@@ -123,25 +121,24 @@ def draw(self:Mixture,
     generator=None,  # torch.Generator on the CPU; None: the global one
 )->tuple:            # x (n, d) float32, y (n,) int64
     "Exact draws of data and their classes; raises ValueError as `check_y`."
-    shares = self._log_shares(self.check_y(y, n)).exp()
+    shares = self.log_shares[self.check_y(y, n)].exp()
     k = torch.multinomial(shares, 1, generator=generator).squeeze(1)
     mean, var = self.means[k], self.vars[k]
     noise = torch.randn(mean.shape, dtype=mean.dtype, generator=generator)
     offset = torch.einsum('nij,nj->ni', self.axes[k], noise*var.sqrt())
     return (mean + offset).float(), self.labels[k]
 
-# %% ../nbs/03_mixture.ipynb #b203ea57
+# %% ../nbs/03_mixture.ipynb #387b9eb0
 @patch
 def _parts(self:Mixture, z, lam, y=None):
     "Offsets and variances along the axes, (b, k, d), and log(π_k/π_c N_k), (b, k)"
     k, dim = self.vars.shape
-    if z.shape[1:] != (dim,):
-        raise ValueError(f"z must have shape (b, {dim}), got {(*z.shape,)}")
+    need(z.shape[1:] == (dim,), f"z must have shape (b, {dim}), got {(*z.shape,)}")
     alpha, sigma = (o.to(z.dtype) for o in amps(lam, 3))
     d = (z @ self.flat.to(z)).reshape(-1, k, dim) - alpha*self.centres.to(z)
     var = alpha**2*self.vars.to(z) + sigma**2
     log_n = -.5*(d**2/var + (2*math.pi*var).log()).sum(-1)
-    return d, var, self._log_shares(self.check_y(y, len(z))).to(z) + log_n
+    return d, var, self.log_shares.to(z)[self.check_y(y, len(z))] + log_n
 
 @patch
 def logp(self:Mixture,
@@ -162,14 +159,7 @@ def classify(self:Mixture,
     each = [logw[:,self.labels == c].logsumexp(1) for c in range(self.null)]
     return torch.stack(each, 1).log_softmax(1)
 
-# %% ../nbs/03_mixture.ipynb #4d312679
-@patch
-def _average(self:Mixture, z, lam, y, vals):
-    "Mean of axes·(vals(var)·offset), (b, d), and the responsibilities r, (b, k)"
-    d, var, logw = self._parts(z, lam, y)
-    r = logw.softmax(1)
-    return (r[...,None]*vals(var)*d).flatten(1) @ self.flat.T.to(z), r
-
+# %% ../nbs/03_mixture.ipynb #f64495b8
 @patch
 def score(self:Mixture,
     z:Tensor,    # (b, d) noisy points
@@ -177,7 +167,9 @@ def score(self:Mixture,
     y=None,      # (b,) int64 classes, n for null; None: all null
 )->Tensor:       # (b, d)
     "∇ log p(z_λ|y), exactly."
-    return -self._average(z, lam, y, lambda var: 1/var)[0]
+    d, var, logw = self._parts(z, lam, y)
+    pulls = logw.softmax(1)[...,None]*d/var          # r_k C_k⁻¹(z − αm_k), on its axes
+    return -pulls.flatten(1) @ self.flat.T.to(z)
 
 @patch
 def posterior_mean(self:Mixture,
@@ -186,9 +178,10 @@ def posterior_mean(self:Mixture,
     y=None,      # (b,) int64 classes, n for null; None: all null
 )->Tensor:       # (b, d)
     "E[x|z_λ, y], the best guess of x, exactly."
-    alpha = amps(lam, 3)[0].to(z.dtype)
-    pull, r = self._average(z, lam, y, lambda var: alpha*self.vars.to(z)/var)
-    return r @ self.means.to(z) + pull
+    d, var, logw = self._parts(z, lam, y)
+    r, alpha = logw.softmax(1), amps(lam, 3)[0].to(z.dtype)
+    shifts = r[...,None]*alpha*self.vars.to(z)*d/var   # r_k αS_k C_k⁻¹(z − αm_k)
+    return r @ self.means.to(z) + shifts.flatten(1) @ self.flat.T.to(z)
 
 @patch
 def __call__(self:Mixture,
@@ -199,7 +192,7 @@ def __call__(self:Mixture,
     "ε = E[ε|z_λ, y] = −σ ∇ log p(z_λ|y): the perfect model."
     return amps(lam, 2)[1].to(z.dtype)*-self.score(z, lam, y)
 
-# %% ../nbs/03_mixture.ipynb #c3563db3
+# %% ../nbs/03_mixture.ipynb #472a9c49
 def sliced_wasserstein(
     a:Tensor,        # (n, d) points
     b:Tensor,        # (n, d) as many points
@@ -207,15 +200,14 @@ def sliced_wasserstein(
 )->float:            # in the units of the points
     """Sliced 2-Wasserstein distance between two clouds of equal size.
     Raises ValueError where the shapes differ."""
-    if a.shape != b.shape or a.ndim != 2:
-        raise ValueError("a and b must be clouds (n, d) of one shape, "
-                         f"got {(*a.shape,)} and {(*b.shape,)}")
+    got = f"got {(*a.shape,)} and {(*b.shape,)}"
+    need(a.shape == b.shape and a.ndim == 2,
+         f"a and b must be clouds (n, d) of one shape, {got}")
     if a.shape[1] == 2:
         t = torch.arange(n_dirs)*math.pi/n_dirs
         dirs = torch.stack([t.cos(), t.sin()])
     else:
         seeded = torch.Generator().manual_seed(0)
-        dirs = torch.randn(a.shape[1], n_dirs, generator=seeded)
-        dirs = dirs/dirs.norm(dim=0)
+        dirs = normalize(torch.randn(a.shape[1], n_dirs, generator=seeded), dim=0)
     a, b = ((dirs.to(a).T @ o.T).sort(1).values for o in (a, b))
     return (a - b).pow(2).mean().sqrt().item()

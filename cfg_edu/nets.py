@@ -7,7 +7,8 @@ __all__ = ['norms', 'clocks', 'presets', 'lam_angle', 'sinusoid', 'MLP', 'GroupN
            'Float32', 'Encoder', 'UNet', 'AttentionPool', 'EncoderUNet', 'unet_digits', 'unet_small', 'unet_32',
            'unet_64', 'adm64', 'encoder_digits', 'adm64_classifier', 'Preset', 'net_for']
 
-# %% ../nbs/13_nets.ipynb #4e0fe432
+# %% ../nbs/13_nets.ipynb #3d71f81a
+#| code-fold: true
 import torch
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,8 +18,9 @@ from math import log, pi
 from torch import nn, Tensor
 from torch.nn import functional as F
 from .conditions import Classes, named, Told
+from .doors import find, need
 
-# %% ../nbs/13_nets.ipynb #6cacb0d6
+# %% ../nbs/13_nets.ipynb #b0bfa4f4
 #| code-fold: true
 def _zeroed(m):
     "`m` with all parameters zero"
@@ -32,11 +34,6 @@ def _no_autocast(x):
 def _rows(x, conv1):
     "A convolution over single pixels, for pixels that are rows: (b, n, channels)"
     return F.linear(x, conv1.weight[...,0], conv1.bias)
-
-def _heads(ch, head_channels):
-    "How many heads that makes"
-    if head_channels > 0 and ch%head_channels == 0: return ch//head_channels
-    raise ValueError(f"head_channels must divide the {ch} channels, got {head_channels}")
 
 # %% ../nbs/13_nets.ipynb #1f3c3fb7
 def lam_angle(
@@ -56,7 +53,7 @@ def sinusoid(
     angles = t.float()[:,None]*(powers*log(max_period)).exp()
     return torch.cat([angles.cos(), angles.sin()], 1)
 
-# %% ../nbs/13_nets.ipynb #e341881c
+# %% ../nbs/13_nets.ipynb #d5dfec80
 class MLP(Told):
     """Residual blocks on points, scaled and shifted by λ and what it is told.
     Raises ValueError for a size below 1 or odd `features`."""
@@ -69,9 +66,10 @@ class MLP(Told):
         cond:Callable=Classes,  # what it is told: `cond(n_classes, width)`
     ):
         super().__init__()
-        if min(sizes := (dim, width, depth, features)) < 1 or features%2:
-            raise ValueError("dim, width, depth, even features must be at least 1, "
-                             f"got {sizes}")
+        sizes = dim, width, depth, features
+        fit = min(sizes) >= 1 and features%2 == 0
+        need(fit, "dim, width, depth, even features must be at least 1, "
+             f"got {sizes}")
         store_attr(but='cond')
         self.shape = (dim,)
         time = nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width)
@@ -79,8 +77,8 @@ class MLP(Told):
         self.label_emb = cond(n_classes, width)
         self.scale_shift = nn.Linear(width, 2*depth*width)
         self.inp, self.out = nn.Linear(dim, width), _zeroed(nn.Linear(width, dim))
-        layers = lambda: nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        self.w1, self.w2 = layers(), layers()
+        ws = [nn.Linear(width, width) for _ in range(2*depth)]
+        self.w1, self.w2 = nn.ModuleList(ws[:depth]), nn.ModuleList(ws[depth:])
 
     def forward(self,
         z:Tensor,    # (b, dim) noisy points
@@ -111,16 +109,16 @@ class GroupNorm32(nn.GroupNorm):
     )->Tensor:     # the shape and dtype of `x`
         "Mean 0 and variance 1 in each group, then a scale and a shift a channel."
         if x.dtype == self.weight.dtype: return super().forward(x)
-        with _no_autocast(x):                            # it would copy x to float32
+        with _no_autocast(x):                           # it would copy x to float32
             weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
             return F.group_norm(x, self.num_groups, weight, bias, self.eps)
 
 norms = dict(group32=GroupNorm32)
 named.maps.append(norms)
 
-# %% ../nbs/13_nets.ipynb #ce057f23
+# %% ../nbs/13_nets.ipynb #c2a732e8
 class ResBlock(nn.Module):
-    "x + two convolutions, scaled and shifted by the embedding; may change the size."
+    "x + two convolutions, steered by the embedding; may change the size."
     def __init__(self,
         ch,           # channels in
         emb_ch,       # width of the embedding of λ and class
@@ -131,13 +129,13 @@ class ResBlock(nn.Module):
     ):
         super().__init__()
         out_ch, conv3 = out_ch or ch, partial(nn.Conv2d, kernel_size=3, padding=1)
-        up, down = nn.Upsample(scale_factor=2), nn.AvgPool2d(2)
+        sizes = {None: nn.Identity(), 'up': nn.Upsample(scale_factor=2),
+                 'down': nn.AvgPool2d(2)}
         self.in_layers = nn.Sequential(norm(ch), nn.SiLU(), conv3(ch, out_ch))
-        self.h_upd = self.x_upd = {'up': up, 'down': down, None: nn.Identity()}[resize]
+        self.h_upd = self.x_upd = sizes[resize]
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_ch, 2*out_ch))
-        last = _zeroed(conv3(out_ch, out_ch))
-        self.out_layers = nn.Sequential(
-            norm(out_ch), nn.SiLU(), nn.Dropout(dropout), last)
+        last = nn.Dropout(dropout), _zeroed(conv3(out_ch, out_ch))
+        self.out_layers = nn.Sequential(norm(out_ch), nn.SiLU(), *last)
         self.skip_connection = (
             nn.Identity() if out_ch == ch else nn.Conv2d(ch, out_ch, 1))
 
@@ -149,11 +147,12 @@ class ResBlock(nn.Module):
         (norm, act, conv1), norm2 = self.in_layers, self.out_layers[0]
         h = norm2(conv1(self.h_upd(act(norm(x)))))
         x = self.skip_connection(self.x_upd(x))
-        if len(emb) == 2*len(x): h, x = torch.cat([h, h]), torch.cat([x, x])   # `pair`
+        if len(emb) == 2*len(x):                             # `LateUNet.pair`
+            h, x = torch.cat([h, h]), torch.cat([x, x])
         scale, shift = self.emb_layers(emb)[...,None,None].chunk(2, 1)
         return x + self.out_layers[1:](torch.addcmul(shift, 1+scale, h))
 
-# %% ../nbs/13_nets.ipynb #e6a382b3
+# %% ../nbs/13_nets.ipynb #99b5b2e0
 class AttentionBlock(nn.Module):
     """x + self-attention over the pixels.
     Raises ValueError for an unknown order or heads that do not divide `ch`."""
@@ -164,9 +163,12 @@ class AttentionBlock(nn.Module):
         norm:Callable=GroupNorm32,  # `norm(channels)`
     ):
         super().__init__()
-        if qkv_order not in ('new', 'legacy'):
-            raise ValueError(f"qkv_order must be new or legacy, got {qkv_order!r}")
-        self.heads, self.qkv_order = _heads(ch, head_channels), qkv_order
+        need(qkv_order in ('new', 'legacy'),
+             f"qkv_order must be new or legacy, got {qkv_order!r}")
+        d = head_channels
+        need(d > 0 and ch%d == 0,
+             f"head_channels must divide the {ch} channels, got {d}")
+        self.heads, self.qkv_order = ch//d, qkv_order
         self.norm, self.qkv = norm(ch), nn.Conv1d(ch, 3*ch, 1)
         self.proj_out = _zeroed(nn.Conv1d(ch, ch, 1))
 
@@ -190,9 +192,9 @@ class AttentionBlock(nn.Module):
         h = _rows(h.transpose(1, 2).flatten(2), self.proj_out)
         return x + h.transpose(1, 2).reshape(x.shape)
 
-# %% ../nbs/13_nets.ipynb #a5cd4e52
+# %% ../nbs/13_nets.ipynb #265e7bcb
 class Stage(nn.Sequential):
-    "Layers in a row; residual blocks get the embedding, what was stored is glued on."
+    "Layers in a row; stored outputs are glued on, residual blocks get the embedding."
     def forward(self,  # type:ignore[override]
         x:Tensor,    # (b, ch, h, w)
         emb:Tensor,  # (b, d) or (1, d)
@@ -207,11 +209,12 @@ class Float32(nn.Sequential):
     def forward(self,  # type:ignore[override]
         x:Tensor,  # (b, …)
     )->Tensor:     # in the dtype of the weights
-        with _no_autocast(x): return super().forward(x.to(next(self.parameters()).dtype))
+        with _no_autocast(x):
+            return super().forward(x.to(next(self.parameters()).dtype))
 
 clocks:dict = dict(arctan=lambda lam: 1000*lam_angle(lam))   # 0 … 1000
 
-# %% ../nbs/13_nets.ipynb #c1d2a7e2
+# %% ../nbs/13_nets.ipynb #1f9dc87f
 class Encoder(Told):
     """The left half of ADM's U-Net and its bottom.
     Raises ValueError for sizes that do not fit together, or an unknown `clock`."""
@@ -267,7 +270,8 @@ class Encoder(Told):
         y=None,      # what it is told; None: nothing
     )->Tensor:       # (b, 4·model_channels)
         "λ and what is told as one vector, in the precision of the weights."
-        emb = self.time_embed(sinusoid(clocks[self.clock](lam), self.model_channels))
+        emb = self.time_embed(sinusoid(
+            clocks[self.clock](lam), self.model_channels))
         return emb if y is None else emb + self.label_emb(y)
 
     def encode(self,
@@ -275,33 +279,29 @@ class Encoder(Told):
         emb:Tensor,  # (b, 4·model_channels)
     )->tuple:        # the bottom (b, ch, h', w'), and the output of each stage
         "Down to the smallest size. Raises ValueError for images of another shape."
-        if z.shape[1:] != self.shape:
-            raise ValueError(f"z must be images of shape {self.shape}, "
-                             f"got {tuple(z.shape[1:])}")
+        got = tuple(z.shape[1:])
+        need(got == self.shape,
+             f"z must be images of shape {self.shape}, got {got}")
         h, hs = z.to(emb.dtype), []
         for stage in self.input_blocks: hs.append(h := stage(h, emb))
         return self.middle_block(h, emb), hs
 
-# %% ../nbs/13_nets.ipynb #da68042e
+# %% ../nbs/13_nets.ipynb #9992f470
 #| code-fold: true
 @patch
 def _sizes(self:Encoder):
     "The image size at each level, if all arguments fit"
-    if self.clock not in clocks:
-        raise ValueError(f"clock must be one of {', '.join(clocks)}, got {self.clock!r}")
-    n, size = len(self.channel_mult), self.image_size
+    need(self.clock in clocks, f"clock must be one of {', '.join(clocks)}, got {self.clock!r}")
     for k in ('image_size', 'in_channels', 'model_channels', 'num_res_blocks'):
-        if getattr(self, k) < 1:
-            raise ValueError(f"{k} must be at least 1, got {getattr(self, k)}")
-    if self.model_channels%2:
-        raise ValueError(f"model_channels must be even, got {self.model_channels}")
-    if not 0 <= self.dropout < 1:
-        raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
-    if not n or size%2**(n-1):
-        raise ValueError(f"channel_mult {self.channel_mult} must halve image_size, got {size}")
-    sizes = [size >> i for i in range(n)]
-    if set(self.attn_sizes) <= set(sizes): return sizes
-    raise ValueError(f"attn_sizes must be among the sizes {sizes}, got {self.attn_sizes}")
+        need(getattr(self, k) >= 1, f"{k} must be at least 1, got {getattr(self, k)}")
+    need(self.model_channels%2 == 0, f"model_channels must be even, got {self.model_channels}")
+    need(0 <= self.dropout < 1, f"dropout must lie in [0, 1), got {self.dropout}")
+    size, mult, attn = self.image_size, self.channel_mult, self.attn_sizes
+    sizes = [size >> i for i in range(len(mult))]
+    halves = sizes and size == sizes[-1] << len(mult)-1
+    need(halves, f"channel_mult {mult} must halve image_size, got {size}")
+    need(set(attn) <= set(sizes), f"attn_sizes must be among the sizes {sizes}, got {attn}")
+    return sizes
 
 # %% ../nbs/13_nets.ipynb #fbd359ff
 class UNet(Encoder):
@@ -331,7 +331,7 @@ class UNet(Encoder):
         for stage in self.output_blocks: h = stage(h, emb, hs.pop())
         return self.out(h).to(z.dtype)
 
-# %% ../nbs/13_nets.ipynb #d2f9a9a4
+# %% ../nbs/13_nets.ipynb #0c429ecc
 class AttentionPool(nn.Module):
     """The mean of all pixels asks every pixel, and answers with one vector.
     Raises ValueError for heads that do not divide the channels."""
@@ -342,7 +342,10 @@ class AttentionPool(nn.Module):
         head_channels:int=64,  # channels of a head
     ):
         super().__init__()
-        self.heads = _heads(ch, head_channels)
+        d = head_channels
+        need(d > 0 and ch%d == 0,
+             f"head_channels must divide the {ch} channels, got {d}")
+        self.heads = ch//d
         self.positional_embedding = nn.Parameter(torch.randn(ch, size**2+1)/ch**.5)
         self.qkv_proj = nn.Conv1d(ch, 3*ch, 1)
         self.c_proj = _zeroed(nn.Conv1d(ch, n_out, 1))
@@ -351,9 +354,8 @@ class AttentionPool(nn.Module):
         x:Tensor,  # (b, ch, size, size)
     )->Tensor:     # (b, n_out)
         "Attention with the mean as the only query (Dhariwal & Nichol 2021)."
-        x = x.flatten(2)
-        t = torch.cat([x.mean(2, keepdim=True), x], 2) \
-            + self.positional_embedding.to(x.dtype)
+        x, place = x.flatten(2), self.positional_embedding.to(x.dtype)
+        t = torch.cat([x.mean(2, keepdim=True), x], 2) + place
         qkv = _rows(t.transpose(1, 2), self.qkv_proj)
         q, k, v = qkv.unflatten(2, (3, self.heads, -1)).transpose(1, 3).unbind(2)
         fit = (q[:,:,:1]*k).sum(-1, keepdim=True)/q.shape[-1]**.5
@@ -378,7 +380,7 @@ class EncoderUNet(Encoder):
         "A logit for each class."
         return self.out(self.encode(z, self.embed(lam))[0]).float()
 
-# %% ../nbs/13_nets.ipynb #3b98b9c0
+# %% ../nbs/13_nets.ipynb #c790e02c
 #| code-fold: true
 def unet_digits(
     n_classes:int=10,  # classes; n is null
@@ -386,8 +388,8 @@ def unet_digits(
     **kwargs,          # for `UNet`
 )->UNet:
     "For 8×8 images: 16 channels at 8×8, 32 at 4×4."
-    sizes = {'head_channels': 32, **kwargs}
-    return UNet(8, in_channels, 16, n_classes=n_classes, **sizes)
+    return UNet(8, in_channels, 16, n_classes=n_classes,
+                **dict(head_channels=32) | kwargs)
 
 def unet_small(
     n_classes:int=62,   # classes; n is null
@@ -398,8 +400,8 @@ def unet_small(
     "For a CPU: 32 channels, then 64, 96, from 64 pixels on 128; attention up to 8×8."
     mult = (1,2,3,4) if image_size >= 64 else (1,2,3)
     attn = tuple(s for i in range(len(mult)) if (s := image_size >> i) <= 8)
-    sizes = dict(channel_mult=mult, attn_sizes=attn, head_channels=32)
-    return UNet(image_size, in_channels, 32, n_classes=n_classes, **{**sizes, **kwargs})
+    sizes:dict = dict(channel_mult=mult, attn_sizes=attn, head_channels=32)
+    return UNet(image_size, in_channels, 32, n_classes=n_classes, **sizes | kwargs)
 
 def unet_32(
     n_classes:int=10,   # classes; n is null
@@ -409,8 +411,8 @@ def unet_32(
 )->UNet:
     "For about 32×32: 64 channels, then 128, then 128; attention from half size down."
     attn = (image_size//2, image_size//4)
-    sizes = dict(num_res_blocks=2, channel_mult=(1,2,2), attn_sizes=attn, dropout=.1)
-    return UNet(image_size, in_channels, 64, n_classes=n_classes, **{**sizes, **kwargs})
+    sizes:dict = dict(num_res_blocks=2, channel_mult=(1,2,2), attn_sizes=attn, dropout=.1)
+    return UNet(image_size, in_channels, 64, n_classes=n_classes, **sizes | kwargs)
 
 def unet_64(
     n_classes:int=62,   # classes; n is null
@@ -418,9 +420,9 @@ def unet_64(
     **kwargs,           # for `UNet`
 )->UNet:
     "For 64×64 on one GPU: 96 channels, then 192, 288, 384; attention at 16×16 and 8×8."
-    sizes = dict(num_res_blocks=2, channel_mult=(1,2,3,4), attn_sizes=(16,8), dropout=.1)
-    sizes = {**sizes, 'head_channels': 32, **kwargs}
-    return UNet(64, in_channels, 96, n_classes=n_classes, **sizes)
+    sizes:dict = dict(num_res_blocks=2, channel_mult=(1,2,3,4), attn_sizes=(16,8), dropout=.1)
+    return UNet(64, in_channels, 96, n_classes=n_classes,
+                **dict(head_channels=32) | sizes | kwargs)
 
 def adm64(
     n_classes:int=1000,  # classes; n is null
@@ -428,8 +430,8 @@ def adm64(
     **kwargs,            # for `UNet`
 )->UNet:
     "The paper's network for ImageNet 64×64: ADM's, with 3 output channels."
-    adm = dict(num_res_blocks=3, channel_mult=(1,2,3,4), attn_sizes=(32,16,8), dropout=.1)
-    return UNet(64, 3, 192, out_channels, n_classes=n_classes, **{**adm, **kwargs})
+    adm:dict = dict(num_res_blocks=3, channel_mult=(1,2,3,4), attn_sizes=(32,16,8), dropout=.1)
+    return UNet(64, 3, 192, out_channels, n_classes=n_classes, **adm | kwargs)
 
 def encoder_digits(
     n_classes:int=10,  # classes
@@ -437,17 +439,17 @@ def encoder_digits(
     **kwargs,          # for `EncoderUNet`
 )->EncoderUNet:
     "The classifier of noisy 8×8 images, as wide and deep as half of `unet_digits`."
-    sizes = {'head_channels': 32, **kwargs}
-    return EncoderUNet(8, in_channels, 16, n_classes=n_classes, **sizes)
+    return EncoderUNet(8, in_channels, 16, n_classes=n_classes,
+                       **dict(head_channels=32) | kwargs)
 
 def adm64_classifier(
     n_classes:int=1000,  # classes
     **kwargs,            # for `EncoderUNet`
 )->EncoderUNet:
     "ADM's classifier of noisy 64×64 images; unlike its U-Net in the legacy QKV order."
-    adm = dict(num_res_blocks=4, channel_mult=(1,2,3,4), attn_sizes=(32,16,8))
-    adm = {**adm, 'qkv_order': 'legacy', **kwargs}
-    return EncoderUNet(64, 3, 128, n_classes=n_classes, **adm)
+    adm:dict = dict(num_res_blocks=4, channel_mult=(1,2,3,4), attn_sizes=(32,16,8))
+    return EncoderUNet(64, 3, 128, n_classes=n_classes,
+                       **dict(qkv_order='legacy') | adm | kwargs)
 
 # %% ../nbs/13_nets.ipynb #445db467
 #| code-fold: true
@@ -471,20 +473,18 @@ presets = dict(
     adm64=Preset(_of(adm64), steps=540_000, bs=2048, lr=3e-4, decay=.9999,
                  warmup=1000, micro=8, every=1000))          # ADM's and the paper's
 
-# %% ../nbs/13_nets.ipynb #2bcca48f
+# %% ../nbs/13_nets.ipynb #6cc72439
 #| code-fold: true
 def net_for(
-    name:str,       # a name in `presets`
+    name:str,       # a name in `presets`, or a dotted path
     n_classes:int,  # classes; n is null
     shape:tuple,    # of one example: (2,) or (c, h, w)
     **kwargs,       # for the network's class, such as `dropout`, `norm` or `cond`
 )->nn.Module:
     """The preset `name` for data of this shape.
     Raises ValueError for an unknown name or another shape."""
-    if name not in presets:
-        raise ValueError(f"name must be one of {', '.join(presets)}, got {name!r}")
-    if len(shape) not in (1, 3):
-        raise ValueError(f"shape must be (2,) or (c, h, w), got {shape}")
-    net = presets[name].make(n_classes, shape, **kwargs)
-    if net.shape == tuple(shape): return net
-    raise ValueError(f"{name} takes shape {net.shape}, got data of shape {tuple(shape)}")
+    preset, shape = find(presets, name, 'name'), tuple(shape)
+    need(len(shape) in (1, 3), f"shape must be (2,) or (c, h, w), got {shape}")
+    net = preset.make(n_classes, shape, **kwargs)
+    need(net.shape == shape, f"{name} takes shape {net.shape}, got data of shape {shape}")
+    return net

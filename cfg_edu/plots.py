@@ -6,7 +6,7 @@
 __all__ = ['palette', 'class_colors', 'show_points', 'show_density', 'show_field', 'show_paths', 'show_grid', 'explore',
            'gallery', 'film']
 
-# %% ../nbs/plots.ipynb #880782a8
+# %% ../nbs/plots.ipynb #5042e3ab
 from base64 import b64encode
 from html import escape
 from io import BytesIO
@@ -16,6 +16,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
+from .doors import need
 
 # %% ../nbs/plots.ipynb #9ca490ae
 palette = ('#0072B2 #E69F00 #009E73 #CC79A7 #56B4E9 '
@@ -27,7 +28,7 @@ def class_colors(
     "The colour of each label."
     return [palette[int(i)%len(palette)] for i in y]
 
-# %% ../nbs/plots.ipynb #aac03e7c
+# %% ../nbs/plots.ipynb #921c17fa
 #| code-fold: true
 def _axes(ax, size=(3.2, 3.2), **kwargs):
     "`ax`, or new axes in a figure of `size` inches; by default those of the plane"
@@ -36,19 +37,18 @@ def _axes(ax, size=(3.2, 3.2), **kwargs):
     ax.set(**kwargs or dict(xlabel='$x_1$', ylabel='$x_2$'))
     return ax
 
-def _plane(name, x, dims='n'):
-    "`x` on the CPU without its graph, if its shape is (`dims`, 2)"
-    if x.ndim != dims.count(',') + 2 or x.shape[-1] != 2:
-        raise ValueError(f"{name} must have shape ({dims}, 2), got {(*x.shape,)}")
-    return x.detach().cpu().float()
+def _points(name, x, y, dims='n'):
+    "Points on the CPU without their graph, and a colour for each of the n, if both fit"
+    fits = x.ndim == dims.count(',') + 2 and x.shape[-1] == 2
+    need(fits, f"{name} must have shape ({dims}, 2), got {(*x.shape,)}")
+    n = x.shape[-2]
+    y = [0]*n if y is None else y
+    need(len(y) == n, f"y must have one entry for each of the {n}, got {len(y)}")
+    return x.detach().cpu().float(), class_colors(y)
 
-def _labels(name, y, n):
-    "One label for each of `n` points"
-    if y is not None and len(y) != n:
-        raise ValueError(f"{name} must have one entry for each of the {n}, got {len(y)}")
-    return y
 
-# %% ../nbs/plots.ipynb #f25fb017
+
+# %% ../nbs/plots.ipynb #7677f13a
 def show_points(
     x:Tensor,       # (n, 2) points
     y=None,         # (n,) class of each; None draws all in one colour
@@ -60,10 +60,8 @@ def show_points(
 ): # the axes
     """Points of the plane, coloured by class.
     Raises ValueError unless `x` is (n, 2) and `y` has n entries."""
-    x = _plane('x', x)
-    y, ax = _labels('y', y, len(x)), _axes(ax)
-    kwargs.setdefault('c', [palette[0]] if y is None else class_colors(y))
-    ax.scatter(*x.T, s=s, alpha=alpha, linewidths=0, **kwargs)
+    (x, c), ax = _points('x', x, y), _axes(ax)
+    ax.scatter(*x.T, s=s, alpha=alpha, linewidths=0, **{'c': c, **kwargs})
     for c, name in enumerate(vocab or []):
         ax.scatter([], [], color=class_colors([c]), s=20, label=name)
     beside = dict(loc='upper left', bbox_to_anchor=(1, 1), frameon=False)
@@ -71,22 +69,23 @@ def show_points(
     ax.set_aspect('equal')
     return ax
 
-# %% ../nbs/plots.ipynb #7ce52cfa
+# %% ../nbs/plots.ipynb #244b17bf
 #| code-fold: true
 def _on_grid(f, extent, n, *out):
     "(n², 2) points row by row from the bottom, `f` there, and the extent as four numbers"
     e = (-extent, extent, -extent, extent) if isinstance(extent, (int, float)) else tuple(extent)
-    if len(e) != 4 or e[0] >= e[1] or e[2] >= e[3]:
-        raise ValueError(f"extent must be r > 0 or (left, right, bottom, top), got {extent}")
+    fits = len(e) == 4 and e[0] < e[1] and e[2] < e[3]
+    need(fits, f"extent must be r > 0 or (left, right, bottom, top), got {extent}")
     rows = torch.linspace(*e[2:], n), torch.linspace(*e[:2], n)
     x = torch.stack(torch.meshgrid(*rows, indexing='ij')[::-1], -1).reshape(-1, 2)
-    v, what = f(x).detach().cpu().float(), 'an arrow' if out else 'one value'
-    if v.shape != (n*n, *out):
-        raise ValueError(f"f must return {what} for each point, shape {(n*n, *out)}, "
-                         f"got {(*v.shape,)}")
+    v, shape = f(x).detach().cpu().float(), (n*n, *out)
+    what = 'an arrow' if out else 'one value'
+    need(v.shape == shape, f"f must return {what} for each point, shape {shape}, got {(*v.shape,)}")
     return x, v, e
 
 # %% ../nbs/plots.ipynb #04e5ec15
+#| code-fold: true
+#| code-summary: "`show_density`"
 def show_density(
     f,               # function of (m, 2) points that returns (m,) values of log p
     ax=None,         # axes to draw on; None makes a small figure
@@ -113,6 +112,8 @@ def show_density(
     return ax
 
 # %% ../nbs/plots.ipynb #4b7ba3e8
+#| code-fold: true
+#| code-summary: "`show_field`"
 def show_field(
     f,             # function of (m, 2) points that returns (m, 2) arrows
     ax=None,       # axes to draw on; None makes a small figure
@@ -131,7 +132,9 @@ def show_field(
     ax.set(xlim=e[:2], ylim=e[2:], aspect='equal')
     return ax
 
-# %% ../nbs/plots.ipynb #045537aa
+# %% ../nbs/plots.ipynb #823b2493
+#| code-fold: true
+#| code-summary: "`show_paths`"
 def show_paths(
     zs:Tensor,      # (t, n, 2) n points at t times, first to last
     y=None,         # (n,) class of each path; None draws all in one colour
@@ -141,17 +144,17 @@ def show_paths(
 ): # the axes
     """Trajectories: a ring where each starts, a dot where it ends.
     Raises ValueError unless `zs` is (t, n, 2)."""
-    zs = _plane('zs', zs, 't, n')
-    y, n = _labels('y', y, zs.shape[1]), zs.shape[1]
-    c = [palette[0]]*n if y is None else class_colors(y)
-    lines, ax = zs.transpose(0, 1).numpy(), _axes(ax)
+    (zs, c), ax = _points('zs', zs, y, 't, n'), _axes(ax)
+    lines = zs.transpose(0, 1).numpy()
     ax.add_collection(LineCollection(lines, colors=c, alpha=alpha, linewidths=lw))
     ax.scatter(*zs[0].T, s=14, facecolors='none', edgecolors=c, linewidths=.6)
     ax.scatter(*zs[-1].T, s=16, c=c, linewidths=0, zorder=3)
     ax.set_aspect('equal')
     return ax
 
-# %% ../nbs/plots.ipynb #33b7987a
+# %% ../nbs/plots.ipynb #89a94ad8
+#| code-fold: true
+#| code-summary: "`show_grid`"
 def show_grid(
     x:Tensor,         # (n, 1 or 3, h, w) images in [−1, 1]; the rest is clipped
     ncols:int=None,   # images in a row; None makes the grid about square
@@ -162,15 +165,14 @@ def show_grid(
 ): # the axes
     """A grid of images, row by row; pixels that are not finite are magenta.
     Raises ValueError unless `x` holds float images."""
-    if x.ndim != 4 or x.shape[1] not in (1, 3):
-        raise ValueError("x must have shape (n, 1, h, w) or (n, 3, h, w), "
-                         f"got {(*x.shape,)}")
-    if not x.is_floating_point():
-        raise ValueError(f"x must be float in [-1, 1], got {x.dtype}")
-    if not len(x): raise ValueError("x must hold at least one image, got none")
+    fits = x.ndim == 4 and x.shape[1] in (1, 3)
+    need(fits, f"x must have shape (n, 1, h, w) or (n, 3, h, w), got {(*x.shape,)}")
+    need(x.is_floating_point(), f"x must be float in [-1, 1], got {x.dtype}")
+    need(len(x) > 0, "x must hold at least one image, got none")
     n, _, h, w = x.shape
-    labels, pad = _labels('labels', labels, n), max(1, w//16)
-    top = 0 if labels is None else ceil(.45*h)
+    above = ['']*n if labels is None else labels
+    need(len(above) == n, f"labels must have one entry for each of the {n}, got {len(above)}")
+    pad, top = max(1, w//16), 0 if labels is None else ceil(.45*h)
     ncols, H, W = ncols or ceil(n**.5), h+pad+top, w+pad
     nrows, x = ceil(n/ncols), x.detach().cpu().float()
     ok, magenta = x.isfinite().all(1, keepdim=True), torch.tensor([1., -1, 1])
@@ -181,26 +183,15 @@ def show_grid(
     size = ncols*tile*W/w, nrows*tile*H/w + .3*(title is not None)
     ax = _axes(ax, size, xticks=[], yticks=[])
     ax.imshow(img.permute(1, 2, 0), interpolation='nearest')
-    for t, (r, c) in zip(() if labels is None else labels, at):
+    for t, (r, c) in zip(above if top else (), at):
         ax.text(c+w/2-.5, r-1, str(t), ha='center', va='bottom', fontsize=8)
     ax.set_axis_off()
     if title is not None: ax.set_title(title, fontsize=10)
     return ax
 
-# %% ../nbs/plots.ipynb #66a07c70
+# %% ../nbs/plots.ipynb #ab048e41
 #| code-fold: true
-def _slider(name, o):
-    "The widget for (min, max, step), (min, max, step, value), a list or a truth value"
-    import ipywidgets as w
-    kw = dict(description=name, continuous_update=False)
-    if isinstance(o, bool): return w.Checkbox(o, description=name)
-    if isinstance(o, list) and o: return w.Dropdown(options=o, description=name)
-    if not isinstance(o, tuple) or len(o) not in (3, 4):
-        raise ValueError(f"{name} must be (min, max, step[, value]), a list or a bool, got {o!r}")
-    cls = w.IntSlider if all(isinstance(i, int) for i in o) else w.FloatSlider
-    return cls(min=o[0], max=o[1], step=o[2], value=o[3] if len(o)==4 else o[0], **kw)
-
-# %% ../nbs/plots.ipynb #d66d6632
+#| code-summary: "`explore`"
 def explore(
     draw,      # function of the sliders' values that draws a figure
     **sliders, # for each argument (min, max, step[, value]), a list or a bool
@@ -208,13 +199,23 @@ def explore(
     """Sliders, menus and tick boxes that redraw; needs a running kernel.
     Raises ValueError where a slider is none of these."""
     import ipywidgets as w
-    ws = {k: _slider(k, o) for k, o in sliders.items()}
+    def slider(name, o):
+        if isinstance(o, bool): return w.Checkbox(o, description=name)
+        if isinstance(o, list) and o: return w.Dropdown(options=o, description=name)
+        fits = isinstance(o, tuple) and len(o) in (3, 4)
+        need(fits, f"{name} must be (min, max, step[, value]), a list or a bool, got {o!r}")
+        kind = w.IntSlider if all(isinstance(i, int) for i in o) else w.FloatSlider
+        at = dict(min=o[0], max=o[1], step=o[2], value=o[3] if len(o) == 4 else o[0])
+        return kind(**at, description=name, continuous_update=False)
+    ws = {k: slider(k, o) for k, o in sliders.items()}
     def f(**kw):
         draw(**kw)
         plt.show()
     return w.VBox([*ws.values(), w.interactive_output(f, ws)])
 
-# %% ../nbs/plots.ipynb #b75a2a01
+# %% ../nbs/plots.ipynb #c5b71fa1
+#| code-fold: true
+#| code-summary: "`gallery`"
 def gallery(
     x:Tensor,         # (n, c, h, w) images in [−1, 1]
     y=None,           # (n,) class of each; None shows no menu
@@ -225,10 +226,10 @@ def gallery(
 ): # the widgets, and the first page below them
     """Leaf through images, all of them or one class; needs a running kernel.
     Raises ValueError without images, or unless `y` has n entries."""
-    if not len(x) or per_page < 1:
-        raise ValueError("x must hold at least one image, per_page be at least 1, "
-                         f"got {len(x)} and {per_page}")
-    y = torch.as_tensor([0]*len(x) if y is None else _labels('y', y, len(x)))
+    fits, got = len(x) > 0 and per_page >= 1, f"got {len(x)} and {per_page}"
+    need(fits, f"x must hold at least one image, per_page be at least 1, {got}")
+    y = torch.as_tensor([0]*len(x) if y is None else y)
+    need(len(y) == len(x), f"y must have one entry for each of the {len(x)}, got {len(y)}")
     name = lambda c: str(c if vocab is None else vocab[c])
     rows = {'all classes': torch.arange(len(x))}
     if len(classes := y.unique().tolist()) > 1:
@@ -247,7 +248,7 @@ def gallery(
     menu.observe(last_page, 'value')
     return box
 
-# %% ../nbs/plots.ipynb #bb26936c
+# %% ../nbs/plots.ipynb #73da5e1f
 #| code-fold: true
 def _png(draw, v, dpi):
     "What `draw(v)` draws, as base64 of a PNG with 256 colours"
@@ -259,17 +260,14 @@ def _png(draw, v, dpi):
     few.save(out, 'PNG', optimize=True)
     return b64encode(out.getvalue()).decode()
 
-_img = ('<img alt="{alt} {text}" title="{text}" style="max-width:100%;display:{display}" '
-        'src="data:image/png;base64,{png}">')
 _move = ("const f=this.closest('figure'),m=[...f.querySelectorAll('img')];"
          "m.forEach((o,i)=>o.style.display=i==this.value?'block':'none');"
          "const t=m[this.value].title;f.querySelector('output').textContent=t;"
          "this.setAttribute('aria-valuetext',t)")
-_figure = ('<figure style="margin:0">{imgs}<label><input type="range" min="0" max="{last}" '
-           'value="{start}" aria-label="{label}" aria-valuetext="{text}" oninput="{move}" '
-           'style="width:14em;vertical-align:middle"> <output>{text}</output></label></figure>')
 
-# %% ../nbs/plots.ipynb #9b92feea
+# %% ../nbs/plots.ipynb #e2f91b68
+#| code-fold: true
+#| code-summary: "`film`"
 def film(
     draw,            # function of one value that draws a figure
     values,          # the values, in the slider's order
@@ -283,16 +281,19 @@ def film(
     Raises ValueError if `values` is empty or the film larger than `limit`."""
     from IPython.display import HTML
     values = [v.item() if hasattr(v, 'item') else v for v in values]
-    if not values: raise ValueError("values must hold at least one value, got none")
+    need(values, "values must hold at least one value, got none")
     start = range(len(values))[start]
     named = lambda v: f'= {v:g}' if isinstance(v, (int, float)) else v
     texts = [escape(f'{label} {named(v)}'.strip(' =')) for v in values]
-    imgs = [_img.format(alt=escape(alt), text=t, png=_png(draw, v, dpi),
-                        display='block' if i == start else 'none')
+    imgs = [f'<img alt="{escape(alt)} {t}" title="{t}" style="max-width:100%;'
+            f'display:{"block" if i == start else "none"}" '
+            f'src="data:image/png;base64,{_png(draw, v, dpi)}">'
             for i, (t, v) in enumerate(zip(texts, values))]
-    html = _figure.format(imgs=''.join(imgs), last=len(values)-1, start=start,
-                          label=escape(label), text=texts[start], move=_move)
-    if (kb := len(html)/1000) > limit:
-        raise ValueError(f"the film must stay within {limit} kB, got {kb:.0f}: "
-                         "lower dpi, or give fewer values")
+    html = (f'<figure style="margin:0">{"".join(imgs)}<label><input type="range" min="0" '
+            f'max="{len(values)-1}" value="{start}" aria-label="{escape(label)}" '
+            f'aria-valuetext="{texts[start]}" oninput="{_move}" '
+            'style="width:14em;vertical-align:middle"> '
+            f'<output>{texts[start]}</output></label></figure>')
+    kb, tip = len(html)/1000, "lower dpi, or give fewer values"
+    need(kb <= limit, f"the film must stay within {limit} kB, got {kb:.0f}: {tip}")
     return HTML(html)

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['amps', 'Schedule']
 
-# %% ../nbs/01_schedule.ipynb #c1cca66c
+# %% ../nbs/01_schedule.ipynb #ee2e77fe
 import math
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 from fastcore.basics import patch
+from .doors import need
 
 # %% ../nbs/01_schedule.ipynb #e685af16
 def amps(
@@ -21,7 +22,7 @@ def amps(
     lam = lam.reshape(-1, *[1]*(ndim-1))
     return lam.sigmoid().sqrt(), (-lam).sigmoid().sqrt()
 
-# %% ../nbs/01_schedule.ipynb #0483665f
+# %% ../nbs/01_schedule.ipynb #6495bd61
 class Schedule:
     """λ as a function of u in [0, 1], λ = −2 log tan(au+b) (Ho & Salimans, §2).
     Raises ValueError unless `lam_min` < `lam_max`, both within ±1000."""
@@ -29,9 +30,8 @@ class Schedule:
         lam_min:float=-20.,  # log-SNR of pure noise, nats; reached at u = 1
         lam_max:float=20.,   # log-SNR of clean data, nats; reached at u = 0
     ):
-        if not -1000 <= lam_min < lam_max <= 1000:
-            raise ValueError("lam_min < lam_max must lie within ±1000, "
-                             f"got {lam_min}, {lam_max}")
+        need(-1000 <= lam_min < lam_max <= 1000,
+             f"lam_min < lam_max must lie within ±1000, got {lam_min}, {lam_max}")
         self.lam_min, self.lam_max = float(lam_min), float(lam_max)
         self.b = math.atan(math.exp(-lam_max/2))     # angle left at the clean end
         self.b_end = math.atan(math.exp(lam_min/2))  # … at the noisy end
@@ -77,7 +77,7 @@ def draw(self:Schedule,
     strata = torch.randperm(n, device=device, generator=generator)
     return self.lam((strata + torch.rand(n, device=device, generator=generator))/n)
 
-# %% ../nbs/01_schedule.ipynb #22edf57c
+# %% ../nbs/01_schedule.ipynb #61e02dd5
 @patch
 def grid(self:Schedule,
     n_steps:int,       # points T ≥ 2: each is one call of the network
@@ -85,10 +85,9 @@ def grid(self:Schedule,
 )->Tensor:             # (n_steps,) float64 log-SNR, rising from `lam_min`
     """The λ that sampling visits, λ_1 < … < λ_T (Ho & Salimans, §2).
     Raises ValueError for n_steps < 2 or an unknown kind."""
-    if n_steps < 2: raise ValueError(f"n_steps must be at least 2, got {n_steps}")
+    need(n_steps >= 2, f"n_steps must be at least 2, got {n_steps}")
     ends = dict(paper=(1, 0), authors=(1, 1/n_steps),
                 uniform=(self.lam_min, self.lam_max))
-    if kind not in ends:
-        raise ValueError(f"kind must be paper, authors or uniform, got {kind!r}")
+    need(kind in ends, f"kind must be paper, authors or uniform, got {kind!r}")
     even = torch.linspace(*ends[kind], n_steps, dtype=torch.float64)
     return even if kind == 'uniform' else self.lam(even)

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['DropLabel', 'Diffuse', 'EMA', 'per_step', 'SampleGrid', 'Monitor', 'FiniteLoss', 'diffusion_learner']
 
-# %% ../nbs/14_training.ipynb #02162b67
+# %% ../nbs/14_training.ipynb #0fb0a7ae
+#| code-fold: true
 import math, time, torch
 from copy import deepcopy
 from functools import partial
@@ -20,6 +21,7 @@ from .denoiser import Denoiser
 from .guidance import CFG
 from .sampling import sample
 from .conditions import Classes
+from .doors import need
 from . import data  # noqa: F401 (quiet import of fastai)
 from fastai.learner import Learner
 from fastai.callback.core import Callback, CancelFitException
@@ -29,7 +31,7 @@ from fastai.optimizer import OptimWrapper
 from fastai.torch_core import get_model, maybe_gather, rank_distrib
 from fastcore.foundation import L
 
-# %% ../nbs/14_training.ipynb #28ef92ec
+# %% ../nbs/14_training.ipynb #b8f4b808
 class DropLabel(Callback):
     """Hides what the network is told with probability `p`, in training only
     (Ho & Salimans, §3.2). Raises ValueError for p outside [0, 1]."""
@@ -38,7 +40,7 @@ class DropLabel(Callback):
         cond,        # `cond.hide(y, p)` knows how: `Classes`, `Vector`
         p:float=.1,  # the paper's p_uncond, 0 … 1
     ):
-        if not 0 <= p <= 1: raise ValueError(f"p_uncond must lie in [0, 1], got {p}")
+        need(0 <= p <= 1, f"p_uncond must lie in [0, 1], got {p}")
         self.cond, self.p = cond, p
 
     def before_batch(self):
@@ -66,7 +68,7 @@ class Diffuse(Callback):
         z, eps = diffuse(x, lam, noise)
         self.learn.xb, self.learn.yb = (z, lam, y), (eps,)
 
-# %% ../nbs/14_training.ipynb #6fc6b6a0
+# %% ../nbs/14_training.ipynb #8c44bc0c
 class EMA(Callback):
     """Keeps a running average of the weights in `avg`, a model of its own, which
     validation uses. Raises ValueError for a decay outside [0, 1)."""
@@ -75,7 +77,7 @@ class EMA(Callback):
     def __init__(self,
         decay:float=.999,  # final share of the old average; the first is 2/11
     ):
-        if not 0 <= decay < 1: raise ValueError(f"decay must lie in [0, 1), got {decay}")
+        need(0 <= decay < 1, f"decay must lie in [0, 1), got {decay}")
         self.decay = decay
 
     def before_fit(self):
@@ -95,18 +97,17 @@ class EMA(Callback):
         torch._foreach_lerp_(*self.pairs, 1-d)
         for a, b in zip(self.avg.buffers(), self.model.buffers()): a.copy_(b)
 
-    def _swap(self):
+    def _swap(self, swapped):
+        if self.swapped == swapped: return
         for a, p in zip(*self.pairs): a.data, p.data = p.data, a.data
-        self.swapped = not self.swapped
+        self.swapped = swapped
 
-    def before_validate(self):
-        if not self.swapped: self._swap()
-
-    def after_validate(self):
-        if self.swapped: self._swap()
+    def before_validate(self): self._swap(True)
+    def after_validate(self): self._swap(False)
     before_train = after_validate           # where validation was interrupted
 
 # %% ../nbs/14_training.ipynb #dd545862
+#| code-fold: true
 def per_step(
     learn,  # a `Learner`
 )->int:
@@ -164,6 +165,7 @@ class SampleGrid(Callback):
         plt.close(fig)
 
 # %% ../nbs/14_training.ipynb #a04c7f57
+#| code-fold: true
 class Monitor(SampleGrid):
     """For notebooks: one picture of the losses, guided samples and the speed,
     redrawn in place after every `every` epochs."""
@@ -194,7 +196,7 @@ class Monitor(SampleGrid):
         display(fig, display_id=f'monitor {self.start}', update=self.again)
         self.again = True
 
-# %% ../nbs/14_training.ipynb #0645bf6e
+# %% ../nbs/14_training.ipynb #3563e955
 class FiniteLoss(Callback):
     """Stops training where the loss is nan or infinite, before the weights change;
     warns where it jumps to `jump` times its average.
@@ -213,7 +215,8 @@ class FiniteLoss(Callback):
         times = loss/mean.value if mean.count >= 20 else 0
         if times < self.jump or self.told or rank_distrib(): return
         self.told = True
-        warn(f"the loss jumped to {times:.0f} times its average {self._where()}", stacklevel=2)
+        said = f"the loss jumped to {times:.0f} times its average {self._where()}"
+        warn(said, stacklevel=2)
 
     def _where(self):
         "The step, and λ of the example with the largest error"
@@ -223,16 +226,7 @@ class FiniteLoss(Callback):
         lam = self.xb[1][off.nan_to_num(math.inf).argmax()]
         return f"at step {self.train_iter+1}, farthest off at λ = {lam:.3g}"
 
-# %% ../nbs/14_training.ipynb #622e5315
-def _check_told(cond, dls):
-    "Refuses a network that is told something else than the data tells"
-    words, classes = ('numbers in its condition', 'classes'), cond.null is not None
-    named = getattr(dls, 'vocab', () if classes else None) is not None
-    n = cond.null if classes else getattr(cond, 'd_in', dls.c)
-    if (n, classes) != (dls.c, named):
-        raise ValueError(f"net must have as many {words[named]} as the data, "
-                         f"{dls.c}, got {n} {words[classes]}")
-
+# %% ../nbs/14_training.ipynb #e7ac05d6
 def diffusion_learner(
     dls,               # `DataLoaders` of (x, y): `.c` classes, or vectors of `.c`
     net,               # `net(z, lam, y) -> out`
@@ -247,11 +241,15 @@ def diffusion_learner(
     """A `Learner` that trains `net` with and without labels (Ho & Salimans, §3.2).
     Raises ValueError where `net` is told something else than `dls` tells, or for
     a bad `p_uncond`, `decay` or `predicts`."""
-    model, cond = Denoiser(net, predicts), getattr(net, 'label_emb', None)
-    if not hasattr(cond, 'hide'):           # somebody's own network: classes
-        cond = Classes(getattr(net, 'null', None) or dls.c, 1)
-    _check_told(cond, dls)
+    model, known = Denoiser(net, predicts), getattr(net, 'label_emb', None)
+    cond = (net.label_emb if hasattr(known, 'hide')     # else somebody's own: classes
+            else Classes(getattr(net, 'null', None) or dls.c, 1))
+    words, classes = ('numbers in its condition', 'classes'), cond.null is not None
+    named = getattr(dls, 'vocab', () if classes else None) is not None
+    n = cond.null if classes else getattr(cond, 'd_in', dls.c)
+    need((n, classes) == (dls.c, named), f"net must have as many {words[named]} "
+         f"as the data, {dls.c}, got {n} {words[classes]}")
     own = [DropLabel(cond, p_uncond), Diffuse(sched), EMA(decay), FiniteLoss()]
-    adamw = partial(torch.optim.AdamW, fused=True, weight_decay=0.)
-    opt = partial(OptimWrapper, opt=adamw)
+    opt = partial(OptimWrapper,
+        opt=partial(torch.optim.AdamW, fused=True, weight_decay=0.))
     return Learner(dls, model, F.mse_loss, opt, lr, cbs=[*own, *L(cbs)], **kwargs)

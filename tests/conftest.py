@@ -13,3 +13,15 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def seeded(): torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def tables():
+    "What a dotted path adds to a table stays for one test"
+    from cfg_edu import data, guidance, judges, nets, sampling
+    all_of = data.rungs, guidance.rules, judges.judges, nets.presets, sampling.samplers
+    before = [dict(t) for t in all_of]
+    yield
+    for t, b in zip(all_of, before):
+        t.clear()
+        t.update(b)

@@ -1,9 +1,10 @@
 "Loaders keep their promise: scale, classes, order, what is held out; refusals; torchvision's files"
 import gzip, hashlib, pickle, struct
-from math import pi
+from math import cos, pi, sin
 from unittest.mock import patch
 import numpy as np, pytest, torch, torchvision
 from hypothesis import given, settings, strategies as st
+from sklearn.datasets import load_digits
 from torch.utils.data import TensorDataset
 from cfg_edu.data import (TensorDL, cifar10_dls, data_dls, digits, digits_dls, dls_for, fashion_dls, mnist_dls,
     random_flip, Rung, rungs, to_unit, toy, toy_dls, toys)
@@ -28,6 +29,9 @@ def test_batches_are_float_and_pairs_stay_together():
     rows = {key(o): int(c) for o,c in zip(to_unit(x), y)}
     for xb,yb in dls.train: assert [rows[key(o)] for o in xb] == yb.tolist()
 
+def test_labels_and_floats_pass_the_change_of_scale():
+    for t in (torch.tensor([3, 7]), torch.tensor([.5, 7.])): assert to_unit(t) is t
+
 def test_training_gives_whole_batches_and_the_rest_comes_whole_and_in_order():
     x, y = images()
     dls = data_dls(x, y, vocab, bs=16, device='cpu')
@@ -49,6 +53,13 @@ def test_every_example_is_in_one_part_only(n, data):
     dls = data_dls(torch.arange(n).float()[:,None], torch.arange(n)%2, 'ab', 1, sorted(held), device='cpu')
     train, valid = (ds.tensors[0].flatten().int().tolist() for ds in (dls.train_ds, dls.valid_ds))
     assert valid == sorted(held) and train == sorted(set(range(n)) - held)
+
+def test_points_may_be_of_any_size_images_not():
+    y = torch.arange(50)%3
+    assert data_dls(torch.tensor([[-3e38, 3e38]]).repeat(50, 1), y, vocab, 8, device='cpu').train_ds.tensors[0].max() > 1e38
+    for ok in (1., -1.): data_dls(torch.full((50, 1, 2, 2), ok), y, vocab, 8, device='cpu')
+    for bad in (1.01, -1.01):
+        with pytest.raises(ValueError, match=r'images in \[-1, 1\]'): data_dls(torch.full((50, 1, 2, 2), bad), y, vocab, 8)
 
 def test_a_vector_may_stand_for_the_class():
     x, _ = images()
@@ -122,6 +133,8 @@ def test_what_does_not_fit_is_refused_in_one_sentence():
     refused(r'x must be finite, images in \[-1, 1\], got 0 to 255', x.float(), y, range(3))
     refused('x must be finite, .* got nan', torch.full((50, 2), float('nan')), y, range(3))
     refused('x must be finite', torch.full((50, 2), float('inf')), y, range(3))
+    refused('x must be finite', x*float('nan'), y, range(3))
+    refused('x must be finite', torch.full((50, 2), -float('inf')), y, range(3))
     refused('bs must lie in 1…40, training examples, got 64', x, y, range(3), bs=64)
     refused('bs must lie in', x, y, range(3), bs=0)
     for none in (0, 50, [*range(50)], torch.zeros(50, dtype=torch.bool)): refused('valid must hold out at least one', x, y, range(3), valid=none)
@@ -154,8 +167,16 @@ def test_places_on_the_moons_are_uniform_and_independent():
     halves = torch.stack([(angle(*toy('moons', 100, s)) < pi/2).sum() for s in range(400)]).float()
     assert abs(halves.var() - 25) < 6                                                   # binomial; on a regular arc they never vary
 
+def test_blades_of_the_pinwheel_are_turned_copies():
+    x, y = toy('pinwheel', 20_000)
+    c, s = cos(2*pi/5), sin(2*pi/5)
+    turn = torch.tensor([[c, -s], [s, c]])
+    blades = torch.stack([x[y==k].mean(0) @ turn.matrix_power(k) for k in range(5)])
+    assert (blades - blades[0]).abs().max() < .02
+
 def test_digits_are_what_they_were():
     assert fingerprint(*digits()) == '6e783c62c3931f05'
+    assert torch.equal((digits()[0][:,0].sum(0)+1797)*8, torch.tensor(load_digits().images.sum(0)).float())  # all there
     dls = digits_dls(device='cpu')
     assert torch.equal(dls.valid_ds.tensors[0], digits('valid')[0]) and torch.equal(dls.train_ds.tensors[1], digits('train')[1])
 
@@ -165,6 +186,7 @@ def test_a_rung_is_one_entry():
         assert dls_for('mine', device='cpu').one_batch()[0].shape == (4, 3, 4, 4)
         assert (rungs['mine'].net, rungs['mine'].judge, rungs['mine'].recipe) == ('unet_small', None, dict(steps=7))
     finally: del rungs['mine']
+    assert torch.equal(dls_for('moons', n=2000, seed=3).train_ds.tensors[0], toy('moons', 2200, 3)[0][:2000])
     assert all(rungs[k].judge is None for k in toys) and rungs['digits'].judge == 'digits'
 
 # ---- torchvision's files

@@ -221,7 +221,7 @@ def test_evaluate_is_the_same_on_all_ways(judge, halves):
 def test_evaluate_refuses(halves):
     half, other, y = halves
     for args, kw, word in (((half, other), dict(judge='moon'), "got 'moon'"), ((half[:4], other), {}, 'at least 10 images, got 4'), ((half, other[:5]), {}, 'real must hold at least 10'),
-                           ((half, other, y[:5]), {}, 'a class for each of 898 images, got 5'), ((half, other, y), dict(judge=Mean()), 'gives no verdict'),
+                           ((half, other, y[:5]), {}, 'a class for each of 898 images, got shape'), ((half, other, y), dict(judge=Mean()), 'gives no verdict'),
                            ((half, other), dict(k=898), 'k must lie'), ((half[:20], other), dict(splits=21), 'at least 21 images')):
         pytest.raises(ValueError, me.evaluate, *args, **kw).match(word)
 
