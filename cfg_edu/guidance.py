@@ -88,7 +88,7 @@ class CFG(Guidance):
 
 rules:dict = dict(cfg=CFG)    # guidance rules by name, each `rule(model, w)`
 
-# %% ../nbs/05_guidance.ipynb #77bb5704
+# %% ../nbs/05_guidance.ipynb #231ee330
 class Interval(Wrapper):
     """A guided model inside λ ∈ [lo, hi], its bare model outside.
     Raises ValueError unless lo < hi and `guided` wraps a model."""
@@ -98,8 +98,8 @@ class Interval(Wrapper):
         hi:float,  # log-SNR, nats
     ):
         if not hasattr(guided, 'model'):
-            got = f'{guided!r:.40}'
-            raise ValueError(f"guided must be a model such as CFG(model, w), got {got}")
+            raise ValueError("guided must be a model such as CFG(model, w), "
+                             f"got {guided!r:.40}")
         need(lo < hi, f"lo must lie below hi, got {lo} and {hi}")
         super().__init__(guided.model)
         self.guided, self.lo, self.hi = guided, lo, hi
