@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['open_cache', 'build_cache', 'cache_dls']
 
-# %% ../nbs/cache.ipynb #aa158e07
+# %% ../nbs/cache.ipynb #41783c86
 import numpy as np, shutil, torch, warnings
-from functools import partial
 from pathlib import Path
 from zipfile import ZipFile
-from fastcore.basics import num_cpus
+from fastcore.basics import num_cpus, patch
 from numpy.lib.format import open_memmap, write_array_header_1_0
 from torch.utils.data import DataLoader
 from tqdm import tqdm
+from .doors import need
 from .files import fingerprint, guarded, read_json, replacing, write_json
 from .data import DataLoaders, data_dls
 
-# %% ../nbs/cache.ipynb #d18712ab
+# %% ../nbs/cache.ipynb #1bf81866
 def _mapped(path):
     "The array in the .npy file `path` as a tensor that costs no memory"
     try:
@@ -35,62 +35,72 @@ def open_cache(
     """An image cache.
     Raises FileNotFoundError or ValueError that names what is missing or damaged."""
     path = Path(path)
-    if not (path/'meta.json').exists():
-        raise FileNotFoundError(f"{path} is no finished image cache: "
-            "cfg_prepare makes or continues it")
+    text = f"{path} is no finished image cache: cfg_prepare makes or continues it"
+    if not (path/'meta.json').exists(): raise FileNotFoundError(text)
     meta = read_json(path/'meta.json')
     try:
         n, s, c = meta['n'], meta['size'], len(meta['vocab'])
         folder = path if meta['format'] == 1 else path/f"data-{meta['key']}"
         x, y = (_mapped(folder/f'{name}.npy') for name in ('images', 'labels'))
-        fits = (x.shape, y.shape) == ((n, 3, s, s), (n,)) and 0 < meta['n_train'] < n
+        shapes = (x.shape, y.shape) == ((n, 3, s, s), (n,))
+        fits = shapes and 0 < meta['n_train'] < n and y.min() >= 0 and y.max() < c
     except (KeyError, TypeError): fits = False
-    if not fits or y.min() < 0 or y.max() >= c:
-        raise ValueError(f"{path} is damaged: it does not hold what meta.json says")
+    need(fits, f"{path} is damaged: it does not hold what meta.json says")
     return x, y, meta
 
-# %% ../nbs/cache.ipynb #ef8cf9e1
-def _made(make, item):
-    "What a worker does: number of the piece, images, classes, or the error it met"
-    k, (_, piece) = item
-    try: return k, *make(piece)
-    except (OSError, ValueError) as e: return k, e, None
+# %% ../nbs/cache.ipynb #94ec4a10
+class _Pieces:
+    "Files that are there or are not; a piece is the name of a part and some items"
+    def __init__(self, folder, pieces, make):
+        self.pieces, self.make = pieces, make
+        self.files = [folder/f'{k:06}.npz' for k in range(len(pieces))]
 
-def _make_pieces(paths, pieces, make, n_workers, progress):
-    "Those of the files `paths` that are not there"
-    todo = [(k, p) for k,p in enumerate(pieces) if not paths[k].exists()]
-    n = 0 if n_workers == 1 else min(n_workers or num_cpus(), len(todo))
-    made = DataLoader(todo, None, num_workers=n, collate_fn=partial(_made, make),
-        generator=torch.Generator())                # the global one is training's
-    try:
-        for k,x,y in tqdm(made, 'pieces', disable=None if progress else True):
-            if y is None: raise x
-            with replacing(paths[k]) as f: np.savez(f, x=x, y=y)
-    except RuntimeError as e:
-        if not str(e).startswith('DataLoader worker'): raise
-        raise OSError("a process that makes images was ended, perhaps for want of "
-            "memory: run it again, with fewer n_workers, and it continues") from None
+    def __getitem__(self, k):
+        "What a worker does: number, images and classes, or the error it met"
+        try: return k, *self.make(self.pieces[k][1])
+        except (OSError, ValueError) as e: return k, e, None
 
-# %% ../nbs/cache.ipynb #8d17190a
-def _piece(path, name):
-    try: return np.load(path)[name]
-    except Exception as e:
-        raise ValueError(f"{path} is damaged: remove it, and run it again") from e
+    def make_all(self, n_workers, progress):
+        "Those of the files that are not there"
+        todo = [k for k,f in enumerate(self.files) if not f.exists()]
+        n = 0 if n_workers == 1 else min(n_workers or num_cpus(), len(todo))
+        g = torch.Generator()                       # the global one is training's
+        made = DataLoader(self, None, sampler=todo, num_workers=n, collate_fn=tuple,
+            generator=g)
+        try:
+            for k,x,y in tqdm(made, 'pieces', disable=None if progress else True):
+                if y is None: raise x
+                with replacing(self.files[k]) as f: np.savez(f, x=x, y=y)
+        except RuntimeError as e:
+            if not str(e).startswith('DataLoader worker'): raise
+            raise OSError("a process that makes images was ended, perhaps for want "
+                "of memory: run it again, with fewer n_workers, and it continues"
+                ) from None
 
-def _join(folder, key, paths, pieces, size, vocab):
-    "One file of images, one of labels; meta.json, written last, makes them the cache"
-    here, ys = folder/f'data-{key}', [_piece(p, 'y') for p in paths]
-    y = np.concatenate(ys)
-    n_train = sum(len(y) for y,p in zip(ys, pieces) if p[0] == 'train')
+# %% ../nbs/cache.ipynb #f01a8c8a
+@patch
+def read(self:_Pieces, name):
+    "`x` or `y` of one file after the other"
+    for f in self.files:
+        try: yield np.load(f)[name]
+        except Exception as e:
+            raise ValueError(f"{f} is damaged: remove it, and run it again") from e
+
+@patch
+def join(self:_Pieces, folder, key, size, vocab):
+    "A file of images, one of labels; meta.json, written last, makes them the cache"
+    here, ys = folder/f'data-{key}', [*self.read('y')]
+    y = np.concatenate(ys).astype(np.int64)
+    n_train = sum(len(y) for y,(part,_) in zip(ys, self.pieces) if part == 'train')
     head = dict(descr='|u1', fortran_order=False, shape=(len(y), 3, size, size))
     with replacing(here/'images.npy') as f:
         write_array_header_1_0(f, head)
-        for p in paths: f.write(np.ascontiguousarray(_piece(p, 'x')))
-    with replacing(here/'labels.npy') as f: np.save(f, y.astype(np.int64))
-    sums = [o.CRC for p in paths for o in ZipFile(p).infolist()]
-    meta = dict(format=2, key=key, size=size, n=len(y), n_train=n_train, vocab=vocab)
-    meta['fingerprint'] = fingerprint(vocab, n_train, sums)
-    write_json(folder/'meta.json', meta)
+        for x in self.read('x'): f.write(np.ascontiguousarray(x))
+    with replacing(here/'labels.npy') as f: np.save(f, y)
+    sums = [o.CRC for f in self.files for o in ZipFile(f).infolist()]
+    mark = fingerprint(vocab, n_train, sums)
+    about = dict(n=len(y), n_train=n_train, vocab=vocab, fingerprint=mark)
+    write_json(folder/'meta.json', dict(format=2, key=key, size=size, **about))
     for old in {*folder.glob('data-*'), *folder.glob('pieces-*')} - {here}:
         shutil.rmtree(old, ignore_errors=True)
     for old in ('images.npy', 'labels.npy'):        # of format 1
@@ -98,7 +108,7 @@ def _join(folder, key, paths, pieces, size, vocab):
 
 def build_cache(
     folder,         # of the cache
-    parts,          # dict of `train` and `valid`, items: a `repr` says all about each
+    parts,          # items of `train` and of `valid`; their `repr` says all
     make,           # `make(items)`: x (m, 3, size, size) uint8 and y (m,), numpy
     size,           # pixels
     vocab,          # names of the classes
@@ -108,23 +118,23 @@ def build_cache(
     progress=False, # show a progress bar in a terminal?
 )->Path:            # `folder`
     """The cache of `parts`, unless it is there; continues what was begun.
-    Raises what `make` raises; OSError where a worker was ended or the disk is full."""
+    Raises as `make`; OSError where a worker was ended or the disk is full."""
     folder, vocab = Path(folder), [str(o) for o in vocab]
-    pieces = [(part, items[i:i+each]) for part,items in parts.items()
-              for i in range(0, len(items), each)]
+    pieces = [(part, o[i:i+each]) for part,o in parts.items()
+              for i in range(0, len(o), each)]
     key = fingerprint(2, size, vocab, source, *pieces)
     begun = folder/f'pieces-{key}'
     with guarded(folder):
         try: there = open_cache(folder)[2].get('key') == key
         except (OSError, ValueError): there = False
         if not there:
-            paths = [begun/f'{k:06}.npz' for k in range(len(pieces))]
-            _make_pieces(paths, pieces, make, n_workers, progress)
-            _join(folder, key, paths, pieces, size, vocab)
+            work = _Pieces(begun, pieces, make)
+            work.make_all(n_workers, progress)
+            work.join(folder, key, size, vocab)
         shutil.rmtree(begun, ignore_errors=True)    # if it was killed just before
     return folder
 
-# %% ../nbs/cache.ipynb #dfb2bf04
+# %% ../nbs/cache.ipynb #c153cc4f
 def cache_dls(
     path,       # folder of a finished image cache
     bs:int=128, # images in a batch
@@ -133,7 +143,6 @@ def cache_dls(
     """Loaders for an image cache, which stays on the disk.
     Raises as `open_cache` does."""
     x, y, meta = open_cache(path)
-    n_held = meta['n'] - meta['n_train']
-    dls = data_dls(x, y, meta['vocab'], bs, n_held, **kwargs)
+    dls = data_dls(x, y, meta['vocab'], bs, meta['n']-meta['n_train'], **kwargs)
     for dl in dls.loaders: dl.dataset.fingerprint = meta['fingerprint']
     return dls

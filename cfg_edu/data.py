@@ -32,7 +32,7 @@ def to_unit(
     "Pixels 0…255 to [−1, 1]; other tensors pass."
     return x.float()/127.5 - 1 if x.dtype == torch.uint8 else x
 
-# %% ../nbs/10_data.ipynb #04f81f88
+# %% ../nbs/10_data.ipynb #3bf966ca
 class TensorDL(TfmdDL):
     "Batches by index from a `TensorDataset`; no item is ever taken alone."
     def __init__(self,
@@ -64,10 +64,25 @@ class TensorDL(TfmdDL):
         x, y = x[:n], y[:n]
         if x.ndim == 2:
             return show_points(x, y if vocab else None, vocab=vocab, **kwargs)
-        def name(o): return vocab[o] if vocab else ' '.join(f'{v:.1f}' for v in o)
-        return show_grid(x, labels=[name(o) for o in y], **kwargs)
+        names = [vocab[o] if vocab else ' '.join(f'{v:.1f}' for v in o) for o in y]
+        return show_grid(x, labels=names, **kwargs)
 
-# %% ../nbs/10_data.ipynb #86277b9f
+# %% ../nbs/10_data.ipynb #9bd33e74
+#| code-fold: true
+def _split(valid, n):
+    "What trains and what is held out of `n`; slices, where they do, copy nothing"
+    held = torch.zeros(n, dtype=torch.bool)
+    last = isinstance(valid, (int, np.integer))
+    try: held[torch.arange(n-valid, n) if last else torch.as_tensor(valid)] = True
+    except (IndexError, RuntimeError):
+        raise ValueError(f"valid must be indices or a mask of {n} examples, "
+            f"got {valid}") from None
+    k = n - int(held.sum())
+    need(0 < k < n, f"valid must hold out at least one of {n} examples "
+        f"and leave one, got {n-k}")
+    return (slice(k), slice(k, n)) if held[k:].all() else (~held, held)
+
+# %% ../nbs/10_data.ipynb #cc123ab5
 def random_flip(
     x:Tensor, # (b, c, h, w) images; any other tensor passes
 )->Tensor:    # each image mirrored left to right with probability ½
@@ -75,19 +90,6 @@ def random_flip(
     if x.ndim != 4: return x
     half = torch.rand(len(x), 1, 1, 1, device=x.device) < .5
     return torch.where(half, x.flip(-1), x)
-
-def _split(valid, n):
-    "What trains and what is held out of `n`; slices, where they do, copy nothing"
-    held = torch.zeros(n, dtype=torch.bool)
-    last = isinstance(valid, (int, np.integer))
-    try: held[torch.arange(n-valid, n) if last else torch.as_tensor(valid)] = True
-    except (IndexError, RuntimeError):
-        text = f"valid must be indices or a mask of {n} examples, got {valid}"
-        raise ValueError(text) from None
-    k = n - int(held.sum())
-    need(0 < k < n, f"valid must hold out at least one of {n} examples "
-        f"and leave one, got {n-k}")
-    return (slice(k), slice(k, n)) if held[k:].all() else (~held, held)
 
 def data_dls(
     x:Tensor,        # (n, …) float in [−1, 1], or uint8 images
@@ -105,8 +107,8 @@ def data_dls(
     parts = _split(n//5 if valid is None else valid, n)
     got = f"got shape {tuple(y.shape)}"
     if vocab is None:
-        need(y.ndim == 2 and len(y) == n and y.isfinite().all(),
-            f"y without vocab must be {n} finite vectors, {got}")
+        good = y.ndim == 2 and len(y) == n and y.isfinite().all()
+        need(good, f"y without vocab must be {n} finite vectors, {got}")
         y, c = y.float(), y.shape[1]
     else:
         y, vocab, c = y.long(), L(vocab), len(vocab)
@@ -117,20 +119,20 @@ def data_dls(
     if x.dtype != torch.uint8:
         x = x.float()
         lo, hi = x.aminmax()
-        most = 1. if x.ndim == 4 else torch.finfo(x.dtype).max
-        need(-most <= lo and hi <= most,
+        top = 1. if x.ndim == 4 else torch.finfo(x.dtype).max
+        need(-top <= lo and hi <= top,
             f"x must be finite, images in [-1, 1], got {lo:g} to {hi:g}")
     train, held = (TensorDataset(x[i], y[i]) for i in parts)
     for ds in (train, held): ds.vocab, ds.c = vocab, c
     need(1 <= bs <= len(train),
         f"bs must lie in 1…{len(train)}, training examples, got {bs}")
-    tr = TensorDL(train, bs, shuffle=True, drop_last=True,
-        after_batch=[to_unit] + [random_flip]*flip)
+    tfms = [to_unit] + [random_flip]*flip
+    tr = TensorDL(train, bs, shuffle=True, drop_last=True, after_batch=tfms)
     tr.rng = random.Random(seed)
     va = TensorDL(held, bs, after_batch=to_unit)
     return DataLoaders(tr, va, device=device or default_device())
 
-# %% ../nbs/10_data.ipynb #0daba9ce
+# %% ../nbs/10_data.ipynb #9c460abb
 class _Toys:
     "n points of each, and their classes, drawn by the generator g"
     def mixture(n, g): return ring().draw(n, generator=g)
@@ -156,12 +158,12 @@ class _Toys:
 
     def checkerboard(n, g):
         y, j = (torch.randint(k, (n,), generator=g) for k in (4, 2))
-        at = torch.stack([2*j + y%2, y], 1) + torch.rand(n, 2, generator=g)
-        return at/2 - 1, y
+        return (torch.stack([2*j + y%2, y], 1) +
+            torch.rand(n, 2, generator=g))/2 - 1, y
 
 toys = {k: f for k,f in vars(_Toys).items() if k[0] != '_'}
 
-# %% ../nbs/10_data.ipynb #b8e27613
+# %% ../nbs/10_data.ipynb #c688d1d9
 def toy(
     name:str,   # one of `toys`
     n:int,      # points
@@ -183,10 +185,10 @@ def toy_dls(
     """A distribution in the plane in batches.
     Raises ValueError for an unknown `name`."""
     x, y = toy(name, n + n//10, seed)
-    c = int(y.max())+1
-    return data_dls(x, y, range(c), bs, n//10, seed=seed, device=device)
+    return data_dls(x, y, range(int(y.max())+1), bs, n//10, seed=seed,
+        device=device)
 
-# %% ../nbs/10_data.ipynb #1b8116fa
+# %% ../nbs/10_data.ipynb #4ad12477
 def digits(
     split:str='all', # 'train' (1,437), 'valid' (360) or 'all', in this order
 )->tuple[Tensor, Tensor]: # x (n, 1, 8, 8) float32 in [−1, 1], y (n,) int64
@@ -195,9 +197,9 @@ def digits(
     parts = dict(all=slice(None), train=slice(1437), valid=slice(1437, None))
     need(split in parts, f"split must be one of {', '.join(parts)}, got {split!r}")
     x, y = map(torch.as_tensor, load_digits(return_X_y=True))
-    i = torch.randperm(1797, generator=torch.Generator().manual_seed(0))
-    x, y = (o[i][parts[split]] for o in (x, y))
-    return (x.float()/8 - 1).reshape(-1, 1, 8, 8), y.long()
+    g = torch.Generator().manual_seed(0)
+    i = torch.randperm(1797, generator=g)[parts[split]]
+    return (x[i].float()/8 - 1).reshape(-1, 1, 8, 8), y[i].long()
 
 def digits_dls(
     bs:int=128,  # images in a batch
@@ -207,12 +209,12 @@ def digits_dls(
     "The digits in batches."
     return data_dls(*digits(), range(10), bs, 360, seed=seed, device=device)
 
-# %% ../nbs/10_data.ipynb #085ede89
+# %% ../nbs/10_data.ipynb #ea653a62
 #| code-fold: true
+_gz = 'the four *-ubyte.gz files, '
 sources = dict(
-    MNIST=('https://ossci-datasets.s3.amazonaws.com/mnist', 'the four *-ubyte.gz files, 12 MB'),
-    FashionMNIST=('http://fashion-mnist.s3-website.eu-central-1.amazonaws.com',
-        'the four *-ubyte.gz files, 31 MB'),
+    MNIST=('https://ossci-datasets.s3.amazonaws.com/mnist', _gz + '12 MB'),
+    FashionMNIST=('http://fashion-mnist.s3-website.eu-central-1.amazonaws.com', _gz + '31 MB'),
     CIFAR10=('https://www.cs.toronto.edu/~kriz', 'cifar-10-python.tar.gz, 170 MB'))
 
 def _torchvision_dls(kind, path, **kwargs):
@@ -229,8 +231,8 @@ def _torchvision_dls(kind, path, **kwargs):
     except Exception as e:
         raise FileNotFoundError(f"{kind} is missing or damaged in {path} and could not be "
             f"downloaded: put {files}, from {url} into {folder}, in place of what is there") from e
-    x = torch.cat([torch.as_tensor(o.data) for o in parts])
-    y = torch.cat([torch.as_tensor(o.targets) for o in parts])
+    x, y = (torch.cat([torch.as_tensor(getattr(o, k)) for o in parts])
+            for k in ('data', 'targets'))
     x = x[:,None] if x.ndim == 3 else x.permute(0, 3, 1, 2).contiguous()  # (n, c, h, w)
     names = range(10) if kind == 'MNIST' else parts[0].classes
     return data_dls(x, y, names, valid=len(parts[1]), **kwargs)

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['replacing', 'write_json', 'read_json', 'guarded', 'cache_dir', 'fingerprint', 'cached']
 
-# %% ../nbs/files.ipynb #cd86b10c
+# %% ../nbs/files.ipynb #ca4cc342
 import errno, json, os, torch, warnings
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from filelock import FileLock, Timeout
@@ -37,14 +37,14 @@ def replacing(
         raise OSError(e.errno, say, str(path)) from e
     finally: part.unlink(missing_ok=True)
 
-# %% ../nbs/files.ipynb #7ce781a1
+# %% ../nbs/files.ipynb #ed6fc4d7
 def write_json(
     path,    # file to write
     d:dict,  # settings
 ):
     "`d` as JSON in `path`, whole or not at all."
-    text = json.dumps(d, ensure_ascii=False, indent=1) + '\n'
-    with replacing(path) as f: f.write(text.encode())
+    with replacing(path) as f:
+        f.write((json.dumps(d, ensure_ascii=False, indent=1) + '\n').encode())
 
 def read_json(
     path,  # file that `write_json` wrote
@@ -55,7 +55,7 @@ def read_json(
     except (ValueError, TypeError, RecursionError) as e:
         raise ValueError(f"{path} is damaged ({e})") from None
 
-# %% ../nbs/files.ipynb #bafb7877
+# %% ../nbs/files.ipynb #fc87bf2f
 @contextmanager
 def guarded(
     folder,          # made where it is not there
@@ -65,23 +65,25 @@ def guarded(
     Raises ValueError where one works in it and we do not wait."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder/'.lock', timeout=-1 if wait else 0)
-    try: lock.acquire()
-    except Timeout:
-        say = f"another process works in {folder}: wait, or give another"
-        raise ValueError(say) from None
-    except (OSError, NotImplementedError) as e:
-        none = errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP
-        if getattr(e, 'errno', errno.ENOSYS) not in none: raise
-        warnings.warn(f"no locks in {folder}: let no second process work there", stacklevel=3)
-    try: yield
-    finally: lock.release()
+    with ExitStack() as stack:
+        try:
+            lock = FileLock(folder/'.lock', timeout=-1 if wait else 0)
+            stack.enter_context(lock)
+        except Timeout:
+            raise ValueError(f"another process works in {folder}: "
+                "wait, or give another") from None
+        except (OSError, NotImplementedError) as e:
+            if getattr(e, 'errno', errno.ENOSYS) not in (
+                errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP): raise
+            warnings.warn(f"no locks in {folder}: let no second process work there",
+                stacklevel=3)
+        yield
 
-# %% ../nbs/files.ipynb #65e4ebdc
+# %% ../nbs/files.ipynb #feed842b
 def cache_dir()->Path: # need not exist yet
     "`$CFG_EDU_CACHE`, else `$XDG_CACHE_HOME/cfg_edu`, else `~/.cache/cfg_edu`."
-    if own := os.environ.get('CFG_EDU_CACHE'): return Path(own)
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'cfg_edu'
+    base = Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')
+    return Path(os.environ.get('CFG_EDU_CACHE') or base/'cfg_edu')
 
 def fingerprint(
     *ts, # tensors, or anything whose `repr` says all
@@ -95,19 +97,17 @@ def fingerprint(
         else: h.update(repr(t).encode())
     return h.hexdigest()[:16]
 
-# %% ../nbs/files.ipynb #edcd03a1
+# %% ../nbs/files.ipynb #cda65db1
 def cached(
     name:str, # stem of the file
     make,     # makes a dict of tensors, if no intact one is there
 )->dict:      # the tensors by name
     "What `make()` gave once; where nothing can be written it warns and goes on."
     path = cache_dir()/f'{name}.safetensors'
-    try:
-        with safe_open(path, 'pt') as f:
-            ts = {k: f.get_tensor(k) for k in sorted(f.keys())}
-            known = (f.metadata() or {}).get('fingerprint')
+    with suppress(OSError, SafetensorError), safe_open(path, 'pt') as f:
+        ts = {k: f.get_tensor(k) for k in sorted(f.keys())}   # absent or damaged:
+        known = (f.metadata() or {}).get('fingerprint')       # made below
         if known == fingerprint(*ts, *ts.values()): return ts
-    except (OSError, SafetensorError): pass        # absent or damaged
     ts = {k: v.contiguous() for k,v in sorted(make().items())}
     try:
         with guarded(path.parent), replacing(path) as f:

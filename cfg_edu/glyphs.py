@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['glyph_names', 'glyph_fonts', 'draw_glyphs', 'glyphs_dls']
 
-# %% ../nbs/11_glyphs.ipynb #b9d55d12
+# %% ../nbs/11_glyphs.ipynb #79a24d4b
 import matplotlib, numpy as np, string, torch
 from functools import lru_cache, partial
 from math import cos, pi, sin
+from numbers import Integral
 from PIL import Image, ImageDraw, ImageFont
 from .files import cache_dir, fingerprint
 from .data import DataLoaders, Rung, rungs
+from .doors import need
 from .cache import build_cache, cache_dls
 
 # %% ../nbs/11_glyphs.ipynb #7dad463d
@@ -34,32 +36,25 @@ def _ink(c, font, em):
     ImageDraw.Draw(m).text((1-l, 1-t), c, 255, font=f)
     return m
 
-# %% ../nbs/11_glyphs.ipynb #4bb252a6
+# %% ../nbs/11_glyphs.ipynb #aed2846f
 def _placed(m, size, u):
-    "The mask `m` in a picture of `size` pixels, placed by four numbers `u`; its angle"
+    "The mask `m` in a picture of `size` pixels, placed by four numbers; its angle"
     turn = pi/9*(2*u[0]-1)                             # up to 20° either way
     w, h, c, s = m.width-2, m.height-2, cos(turn), sin(turn)
     W, H = w*c + h*abs(s), h*c + w*abs(s)              # of the turned ink
-    k = min(.75+.45*u[1], (size-2)/W, (size-2)/H)      # scale; a wide W must still fit
+    k = min(.75+.45*u[1], (size-2)/W, (size-2)/H)      # scale; a W must still fit
     cx = size/2 + (u[2]-.5)*(size-2-k*W)
     cy = size/2 + (u[3]-.5)*(size-2-k*H)
     c, s = c/k, s/k                                    # back into the mask
-    ax, ay = m.width/2-c*cx-s*cy, m.height/2+s*cx-c*cy
-    how = Image.Transform.AFFINE, (c, s, ax, -s, c, ay), Image.Resampling.BILINEAR
-    return np.asarray(m.transform((size, size), *how))/255, turn
+    back = c, s, m.width/2-c*cx-s*cy, -s, c, m.height/2+s*cx-c*cy
+    m = m.transform((size, size), Image.AFFINE, back, Image.BILINEAR)
+    return np.asarray(m)/255, turn
 
-# %% ../nbs/11_glyphs.ipynb #9703a058
+# %% ../nbs/11_glyphs.ipynb #6ec00095
 def _lit(c, y):
     "Colour `c` mixed with black or with white until its brightness is `y`"
     b = c @ (.299, .587, .114)
     return c*(y/b) if y < b else 1-(1-c)*((1-y)/(1-b))
-
-def _waves(size, u):
-    "(size, size) in 0…1: up to three waves across, in any direction, by three numbers `u`"
-    r, f, d = np.arange(size) - size/2, 6*pi*u[0]**2/size, 2*pi*u[1]
-    a, b = f*cos(d)*r + 2*pi*u[2], f*sin(d)*r
-    sin_ab = np.outer(np.cos(b), np.sin(a)) + np.outer(np.sin(b), np.cos(a))
-    return .5 + .5*sin_ab
 
 def _glyph(seed, i, size):
     "Image `i`: pixels, class, brightness of ink less ground, mask, angle"
@@ -71,24 +66,27 @@ def _glyph(seed, i, size):
     lo, dark = (1-gap)*u[7], u[8] < .5                 # brightness lo and lo + gap
     lit = [lo + gap*up for up in (not dark, dark, dark)]
     ink, p, q = (_lit(u[j:j+3], o)[:,None,None] for j,o in zip((9, 12, 15), lit))
-    ground = p + (q-p)*_waves(size, u[18:])
+    r, f, d = np.arange(size) - size/2, 6*pi*u[18]**2/size, 2*pi*u[19]
+    a, b = f*cos(d)*r + 2*pi*u[20], f*sin(d)*r         # phase along x, along y
+    waves = np.outer(np.cos(b), np.sin(a)) + np.outer(np.sin(b), np.cos(a))
+    ground = p + (q-p)*(.5 + .5*waves)                 # sin(a+b) is −1…1
     x = (255*(ground + (ink-ground)*mask) + .5).astype(np.uint8)
     return x, y, -gap if dark else gap, mask, turn
 
-# %% ../nbs/11_glyphs.ipynb #f7fca157
+# %% ../nbs/11_glyphs.ipynb #ac8110cc
 def draw_glyphs(
     n:int,           # images
     size:int=64,     # pixels, at least 8
     seed:int=0,      # 0 or more
     start:int=0,     # number of the first
     told:bool=False, # also what they were drawn with: brightness, height, angle?
-)->tuple:            # x (n, 3, size, size) uint8, y (n,) int64; where `told`, (n, 3) float32
+)->tuple: # x (n, 3, size, size) uint8, y (n,) int64; where `told`, (n, 3) float32
     """Random characters; image i depends on `seed`, `start` + i and `size` alone.
     Raises ValueError for a bad number."""
-    limits = dict(n=(n, 0), size=(size, 8), seed=(seed, 0), start=(start, 0))
-    for name,(v,lo) in limits.items():
-        if not isinstance(v, (int, np.integer)) or v < lo:
-            raise ValueError(f"{name} must be an integer of at least {lo}, got {v!r}")
+    limits = ('n', n, 0), ('size', size, 8), ('seed', seed, 0), ('start', start, 0)
+    for k,v,lo in limits:
+        good = isinstance(v, Integral) and v >= lo
+        need(good, f"{k} must be an integer of at least {lo}, got {v!r}")
     x, y = np.empty((n, 3, size, size), np.uint8), np.empty(n, np.int64)
     how = np.empty((n, 3), np.float32)
     for i in range(n):
@@ -98,7 +96,7 @@ def draw_glyphs(
             how[i] = gap, (np.ptp(rows)+1)/size, turn
     return tuple(map(torch.from_numpy, (x, y, how)[:2+told]))
 
-# %% ../nbs/11_glyphs.ipynb #ae9227b1
+# %% ../nbs/11_glyphs.ipynb #5227a40c
 def _drawn(size, seed, items):
     return [t.numpy() for t in draw_glyphs(len(items), size, seed, items[0])]
 
@@ -111,14 +109,15 @@ def glyphs_dls(
 )->DataLoaders:    # 3×size×size, 62 classes
     """Characters, drawn once into a cache in `cache_dir()`.
     Raises ValueError for a bad number."""
-    if not isinstance(n, (int, np.integer)) or n < 10:
-        raise ValueError(f"n must be an integer of at least 10, got {n!r}")
-    if not 1 <= bs <= n: raise ValueError(f"bs must lie in 1…{n}, images, got {bs}")
-    folder, many = cache_dir()/f'glyphs{size}-{n}-{seed}', None if n > 5000 else 1
-    parts, draw = dict(train=range(n), valid=range(n, n+n//10)), partial(_drawn, size, seed)
+    need(isinstance(n, Integral) and n >= 10,
+        f"n must be an integer of at least 10, got {n!r}")
+    need(1 <= bs <= n, f"bs must lie in 1…{n}, images, got {bs}")
+    at, many = cache_dir()/f'glyphs{size}-{n}-{seed}', None if n > 5000 else 1
+    parts = dict(train=range(n), valid=range(n, n+n//10))
     fonts = fingerprint(*draw_glyphs(200, size, seed))
-    build_cache(folder, parts, draw, size, glyph_names, fonts, n_workers=many)
-    return cache_dls(folder, bs, seed=seed, device=device)
+    build_cache(at, parts, partial(_drawn, size, seed), size, glyph_names, fonts,
+        n_workers=many)
+    return cache_dls(at, bs, seed=seed, device=device)
 
 for s, net in ((16, 'unet_small'), (32, 'unet_small'), (64, 'unet_64')):
     rungs[f'glyphs{s}'] = Rung(partial(glyphs_dls, s), net, f'glyphs{s}')

@@ -5,95 +5,94 @@
 # %% auto #0
 __all__ = ['imagenet_classes', 'imagenet64_dls']
 
-# %% ../nbs/31_imagenet.ipynb #d1444f2d
+# %% ../nbs/31_imagenet.ipynb #b679cd39
 import csv, numpy as np, pickle
 from functools import partial
 from importlib.resources import files
 from fastcore.foundation import L
 from .data import DataLoaders, Rung, rungs
+from .doors import need
 from .pictures import images_dls, readers
 
-# %% ../nbs/31_imagenet.ipynb #ec5108af
+# %% ../nbs/31_imagenet.ipynb #198a73be
 def imagenet_classes(
-    order:str='wnid', # 'wnid': sorted, as everywhere here; 'archive': place k is label k+1
+    order:str='wnid', # 'wnid', or 'archive', whose place k has the label k+1
 )->tuple:             # 1,000 WordNet ids, 1,000 names, no two the same
     """The classes of ImageNet.
     Raises ValueError for another `order`."""
     keys = dict(wnid=lambda o: o['wnid'], archive=lambda o: int(o['archive_label']))
-    if order not in keys:
-        raise ValueError(f"order must be wnid or archive, got {order!r}")
+    need(order in keys, f"order must be wnid or archive, got {order!r}")
     table = files('cfg_edu').joinpath('imagenet_classes.csv')
-    with table.open(encoding='utf-8') as f: rows = sorted(csv.DictReader(f), key=keys[order])
+    with table.open(encoding='utf-8') as f:
+        rows = sorted(csv.DictReader(f), key=keys[order])
     return [o['wnid'] for o in rows], [o['name'] for o in rows]
 
-# %% ../nbs/31_imagenet.ipynb #bb62d74f
+# %% ../nbs/31_imagenet.ipynb #fc638226
 class _Said:
-    "Stands in for all that an honest pickle of arrays names: takes it down, does nothing"
+    "Takes down what an honest pickle says of an array; numpy makes it of the bytes"
     def __init__(self, *args): self.args = args
     def __setstate__(self, state): self.state = state
+    def __array__(self, dtype=None, copy=None):
+        if hasattr(self, 'state'): _, shape, kind, fortran, raw = self.state
+        else: (raw, kind, shape), fortran = self.args[:3], self.args[3] == 'F'
+        raw = getattr(raw, 'args', [raw])[0]        # before protocol 3: a text
+        raw = raw.encode('latin1') if isinstance(raw, str) else raw
+        number = np.dtype(kind.args[0]).newbyteorder(kind.state[1])
+        order = 'F' if fortran else 'C'
+        return np.frombuffer(raw, number).reshape(shape, order=order)
 
 class _Plain(pickle.Unpickler):
-    "Reads numbers, texts, containers; arrays become `_Said`, any other name is refused"
+    "Reads numbers, texts, containers; arrays become `_Said`; refuses other names"
+    known = '_reconstruct', '_frombuffer', 'ndarray', 'dtype', 'encode'
     def find_class(self, module, name):
-        known = name in ('_reconstruct', '_frombuffer', 'ndarray', 'dtype', 'encode')
-        if known and module.split('.')[0] in ('numpy', '_codecs'): return _Said
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is refused")
+        root, asked = module.split('.')[0], f'{module}.{name}'
+        if name in self.known and root in ('numpy', '_codecs'): return _Said
+        raise pickle.UnpicklingError(f"it asks for {asked}, which is refused")
 
-def _numbers(o):
-    "The array that `o` tells of; `np.frombuffer` makes plain numbers alone"
-    if not isinstance(o, _Said): return np.asarray(o)
-    if hasattr(o, 'state'): _, shape, kind, fortran, raw = o.state
-    else:                                           # protocol 5
-        raw, kind, shape, order = o.args[:4]
-        fortran = order == 'F'
-    if isinstance(raw, _Said): raw = raw.args[0]    # before protocol 3: a text
-    raw = raw.encode('latin1') if isinstance(raw, str) else raw
-    dtype = np.dtype(kind.args[0]).newbyteorder(kind.state[1])
-    return np.frombuffer(raw, dtype).reshape(shape, order='F' if fortran else 'C')
-
-# %% ../nbs/31_imagenet.ipynb #d3979a8f
+# %% ../nbs/31_imagenet.ipynb #43f8fd7b
+#| code-fold: true
 def _batch(path, size, items):
     "The images and the classes in one of the archive's files"
-    file, orders = path/items[0][0], [imagenet_classes(o)[0] for o in ('wnid', 'archive')]
+    file, place = path/items[0][0], imagenet_classes('archive')[0]
     try:
         with open(file, 'rb') as f: d = _Plain(f, encoding='latin1').load()
-        x, y = _numbers(d['data']), _numbers(d['labels'])
-        shapes = (x.shape, y.shape) == ((len(y), 3*size*size), (len(y),))
-        if not shapes or x.dtype != np.uint8 or y.min() < 1 or y.max() > 1000:
-            raise ValueError(f"got {x.dtype} {x.shape}, and {y.min()} to {y.max()}")
-        place = np.array([orders[0].index(i) for i in orders[1]])
-        return x.reshape(-1, 3, size, size), place[y-1]
+        x, y = np.asarray(d['data']), np.asarray(d['labels'])
+        n, lo, hi = len(y), y.min(), y.max()
+        fits = (x.shape, y.shape, x.dtype) == ((n, 3*size*size), (n,), np.uint8)
+        need(fits and lo >= 1 and hi <= 1000, f"got {x.dtype} {x.shape}, and {lo} to {hi}")
+        return x.reshape(-1, 3, size, size), np.argsort(np.argsort(place))[y-1]
     except Exception as e:
         raise ValueError(f"{file} must hold plain numbers alone, data uint8 "
             f"(n, {3*size*size}) and labels 1…1000 (n,), whole "
             f"({type(e).__name__}: {e})") from None
 
 def _archive(path, size):
-    "What `build_cache` needs for the downsampled archive in the folder `path`; else None"
+    "What `build_cache` needs for the downsampled archive in `path`; else None"
     files = [path/f'train_data_batch_{i}' for i in range(1, 11)] + [path/'val_data']
     gone = [f.name for f in files if not f.exists()]
     if len(gone) == 11: return None
     if gone:
-        raise FileNotFoundError(f"{path} lacks {', '.join(gone)} of the archive, unpacked")
+        raise FileNotFoundError(f"{path} lacks {', '.join(gone)} "
+            "of the archive, unpacked")
     *train, held = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     parts, make = dict(train=train, valid=[held]), partial(_batch, path, size)
     return dict(parts=parts, make=make, vocab=imagenet_classes()[1], each=1, n_workers=1)
 
 readers['archive'] = _archive
 
-# %% ../nbs/31_imagenet.ipynb #857434ce
+# %% ../nbs/31_imagenet.ipynb #fc3e1ff3
 def imagenet64_dls(
     path=None,      # the archive's folder, or what else `prepare` takes
     bs:int=128,     # images in a batch
     flip:bool=True, # mirror training images at random?
     **kwargs,       # `seed`, `device` and `cache`, as in `images_dls`
-)->DataLoaders:     # 3×64×64; 1,000 classes in the order of the WordNet ids, or `path`'s
+)->DataLoaders:     # 3×64×64; classes in the order of the WordNet ids, or `path`'s
     """ImageNet 64, prepared on first use.
     Raises ValueError without `path`, and as `prepare` does."""
     dls = images_dls(path, 64, bs, flip=flip, **kwargs)
     ids, names = imagenet_classes()
-    if dls.c == 1000 and dls.vocab[0] == '0': ids = dls.vocab       # of an .npz
-    known = dict(zip(ids, names))
+    numbers = dls.c == 1000 and dls.vocab[0] == '0'                 # of an .npz
+    known = dict(zip(dls.vocab if numbers else ids, names))
     vocab = L(known.get(o, o) for o in dls.vocab)
     for dl in dls.loaders: dl.dataset.vocab = vocab
     return dls

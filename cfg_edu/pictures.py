@@ -5,17 +5,19 @@
 # %% auto #0
 __all__ = ['readers', 'area', 'prepare', 'images_dls']
 
-# %% ../nbs/30_pictures.ipynb #81419bc8
+# %% ../nbs/30_pictures.ipynb #cc57c1bf
 import numpy as np, os
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from zipfile import ZipFile
 from PIL import Image
+from fastcore.basics import patch
+from .doors import need
 from .files import cache_dir, fingerprint
 from .data import DataLoaders, Rung, rungs
 from .cache import build_cache, cache_dls, open_cache
 
-# %% ../nbs/30_pictures.ipynb #9f60c002
+# %% ../nbs/30_pictures.ipynb #306b8d42
 @lru_cache(64)
 def _overlap(n, size):
     "A (size, n): which part of new pixel i old pixel j fills"
@@ -32,87 +34,92 @@ def area(
     x = np.asarray(img)
     h, w = x.shape[:2]
     s = min(h, w)
-    if not 1 <= size <= s:
-        raise ValueError(f"size must lie in 1…{s}, the shorter side of {w}×{h} pixels, "
-            f"got {size}")
+    need(1 <= size <= s, f"size must lie in 1…{s}, "
+        f"the shorter side of {w}×{h} pixels, got {size}")
     x = x[(h-s)//2:(h-s)//2+s, (w-s)//2:(w-s)//2+s].astype(np.float32)
     a = _overlap(s, size)
     return np.tensordot(a, np.tensordot(a, x, (1, 0)), (1, 1)).swapaxes(0, 1)
 
-# %% ../nbs/30_pictures.ipynb #6408f979
-def _small(file, size):
-    "The picture in `file`, (3, size, size) uint8; one too small is enlarged first"
-    try:
-        img = Image.open(file).convert('RGB')
-        if (s := min(img.size)) < size:
-            wh = [round(n*size/s) for n in img.size]
-            img = img.resize(wh, Image.Resampling.BICUBIC)
-        return np.rint(area(img, size)).astype(np.uint8).transpose(2, 0, 1)
-    except Exception as e:
-        raise ValueError(f"{file} cannot be read as a picture: {e}") from None
+# %% ../nbs/30_pictures.ipynb #84429a4e
+class _Folders:
+    "Pictures in a folder for each class, or such folders in `train` and in `val`"
+    suffixes = tuple('.bmp .gif .jpeg .jpg .png .ppm .tif .tiff .webp'.split())
+    def __init__(self, path, size): self.path, self.size = path, size
 
-def _photographs(root, size, items):
-    x = np.stack([_small(root/name, size) for name,*_ in items])
-    return x, np.array([k for _,k,*_ in items])
+    def __call__(self, items):
+        "Images and classes of some of the pictures"
+        x = np.stack([self.small(self.path/name) for name,*_ in items])
+        return x, np.array([k for _,k,*_ in items])
 
-_suffixes = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
+    def small(self, file):
+        "Its picture, (3, size, size) uint8; one too small is enlarged first"
+        try:
+            img = Image.open(file).convert('RGB')
+            if (s := min(img.size)) < self.size:
+                wh = [round(n*self.size/s) for n in img.size]
+                img = img.resize(wh, Image.Resampling.BICUBIC)
+            return np.rint(area(img, self.size)).astype(np.uint8).transpose(2, 0, 1)
+        except Exception as e:
+            raise ValueError(f"{file} cannot be read as a picture: {e}") from None
 
-def _scan(root, part, vocab=None):
-    "Names of the class folders in `root/part`; each picture's name, class, size and date"
+# %% ../nbs/30_pictures.ipynb #0d2fd8ad
+#| code-fold: true
+@patch
+def scan(self:_Folders, part, vocab=None):
+    "Names of the class folders in `part`; each picture's name, class, size and date"
     from torchvision.datasets.folder import make_dataset
-    d = root/part
-    dirs = [o.name for o in d.iterdir() if o.is_dir() and not o.name.startswith('.')]
-    if not dirs:
-        raise ValueError(f"{d} holds no class folders, and nothing else that can be read")
+    d, n = self.path/part, len(str(self.path))
+    dirs = {o.name for o in d.iterdir() if o.is_dir() and o.name[0] != '.'}
+    need(dirs, f"{d} holds no class folders, and nothing else that can be read")
     vocab = vocab or sorted(dirs)
-    if new := set(dirs) - set(vocab):
-        raise ValueError(f"{d} has the class {min(new)}, {root/'train'} does not")
-    def fits(f): return f.lower().endswith(_suffixes) and f'{os.sep}.' not in f[len(str(root)):]
+    if new := dirs - {*vocab}:
+        raise ValueError(f"{d} has the class {min(new)}, "
+            f"{self.path/'train'} does not")
+    def fits(f): return f.lower().endswith(self.suffixes) and f'{os.sep}.' not in f[n:]
     known = {c: k for k,c in enumerate(vocab) if c in dirs}
     try: found = make_dataset(d, known, is_valid_file=fits)
     except FileNotFoundError as e:
-        raise ValueError(f"{d}: {e}Pictures end in {', '.join(_suffixes)}") from None
-    dated = ((f[len(str(root))+1:], k, os.stat(f)) for f,k in found)
+        raise ValueError(f"{d}: {e}Pictures end in "
+            f"{', '.join(self.suffixes)}") from None
+    dated = ((f[n+1:], k, os.stat(f)) for f,k in found)
     return vocab, [(f, k, s.st_size, s.st_mtime_ns) for f,k,s in dated]
 
-def _folders(path, size):
-    "What `build_cache` needs for class folders, or for such in `train` and in `val`"
-    if (path/'train').is_dir() and (path/'val').is_dir():
-        vocab, train = _scan(path, 'train')
-        held = _scan(path, 'val', vocab)[1]
+@patch
+def source(self:_Folders):
+    "What `build_cache` needs"
+    if all((self.path/part).is_dir() for part in ('train', 'val')):
+        vocab, train = self.scan('train')
+        _, held = self.scan('val', vocab)
     else:
-        vocab, found = _scan(path, '.')
+        vocab, found = self.scan('.')
         lot = {o: int(fingerprint(o[0]), 16) for o in found}
         out = {o for o in found if lot[o]%20 == 0} or {min(lot, key=lot.get)}
         train, held = ([o for o in found if (o in out) == k] for k in (False, True))
-        if not train: raise ValueError(f"{path} must hold at least two pictures")
-    parts = dict(train=train, valid=held)
-    return dict(parts=parts, make=partial(_photographs, path, size), vocab=vocab)
+        need(train, f"{self.path} must hold at least two pictures")
+    return dict(parts=dict(train=train, valid=held), make=self, vocab=vocab)
 
-# %% ../nbs/30_pictures.ipynb #bed80695
-def _npz(path):
-    "`arr_0` and `arr_1` of an .npz, whole in memory"
-    size = sum(o.file_size for o in ZipFile(path).infolist())
-    if size > 2**30 + 100*path.stat().st_size:
-        raise ValueError(f"it would unpack to {size:,} bytes")
-    with np.load(path) as z: return z['arr_0'], z['arr_1']
-
+# %% ../nbs/30_pictures.ipynb #f8b1ad08
+#| code-fold: true
 def _arrays(path, size):
     "What `build_cache` needs for arr_0 and arr_1, in an .npz or unpacked; else None"
     packed = path.is_file()
     files = [path] if packed else [path/'arr_0.npy', path/'arr_1.npy']
     if not files[0].exists(): return None
     try:
-        x, y = _npz(path) if packed else (np.load(f, mmap_mode='r') for f in files)
-        shapes = (x.shape, y.shape) == ((len(y), size, size, 3), (len(y),))
-        fits = shapes and x.dtype == np.uint8 and y.dtype.kind in 'iu' and len(y) > 1
-        if not fits or y.min() < 0:
-            raise ValueError(f"got {x.dtype} {x.shape} and {y.dtype} {y.shape} "
-                f"from {y.min()} on")
+        if packed:
+            n = sum(o.file_size for o in ZipFile(path).infolist())
+            most = 2**30 + 100*path.stat().st_size  # no honest zip is smaller
+            need(n <= most, f"it would unpack to {n:,} bytes")
+            with np.load(path) as z: x, y = z['arr_0'], z['arr_1']
+        else: x, y = (np.load(f, mmap_mode='r') for f in files)
+        n, lo = len(y), y.min()
+        fits = (x.shape, y.shape, x.dtype) == ((n, size, size, 3), (n,), np.uint8)
+        got = f"got {x.dtype} {x.shape} and {y.dtype} {y.shape} from {lo} on"
+        need(fits and n > 1 and lo >= 0 and y.dtype.kind in 'iu', got)
     except Exception as e:
-        raise ValueError(f"{path} must hold uint8 images arr_0 (n, {size}, {size}, 3), at "
-            "least two, and classes arr_1 (n,) from 0 on; unzip it where memory is short "
-            f"({type(e).__name__}: {e})") from None
+        raise ValueError(f"{path} must hold uint8 images arr_0 (n, {size}, {size}, 3), "
+            "at least two, and classes arr_1 (n,) from 0 on; unzip it where memory is "
+            f"short ({type(e).__name__}: {e})") from None
     mixed = np.random.Generator(np.random.PCG64(0)).permutation(len(x))
     held, train = (sorted(o.tolist()) for o in np.split(mixed, [max(1, len(x)//20)]))
     parts, names = dict(train=train, valid=held), range(int(y.max())+1)
@@ -120,11 +127,11 @@ def _arrays(path, size):
     def make(i): return x[i].transpose(0, 3, 1, 2), y[i]
     return dict(parts=parts, make=make, vocab=names, source=dated, n_workers=1)
 
-# %% ../nbs/30_pictures.ipynb #ad5e18f1
+# %% ../nbs/30_pictures.ipynb #a458a0d0
 readers:dict = dict(arrays=_arrays)  # `f(path, size)`: for `build_cache`, or None
 
 def prepare(
-    path,               # class folders (or `train` and `val`), arrays, a finished cache
+    path,               # class folders, or `train` and `val`; arrays; a cache
     cache=None,         # folder to make; None is one in `cache_dir()`
     size:int=64,        # pixels
     n_workers:int=None, # processes that read photographs; None is one for each core
@@ -132,37 +139,38 @@ def prepare(
 )->Path:                # the cache's folder
     """Makes an image cache of `path`, or continues where it stopped.
     Raises ValueError or FileNotFoundError that names whatever cannot be used."""
-    counts = dict(size=size, n_workers=1 if n_workers is None else n_workers)
-    for name,v in counts.items():
-        if not isinstance(v, int) or v < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {v!r}")
+    many = 1 if n_workers is None else n_workers
+    for k,v in dict(size=size, n_workers=many).items():
+        need(isinstance(v, int) and v >= 1,
+            f"{k} must be an integer of at least 1, got {v!r}")
     path = Path(path).expanduser()
     if not path.exists(): raise FileNotFoundError(f"{path} does not exist")
     if (path/'meta.json').exists() or (path/'.lock').exists():
         open_cache(path)                # refused where it is not whole
         return path
-    found = next(filter(None, (read(path, size) for read in readers.values())), None)
-    todo = dict(n_workers=n_workers) | (found or _folders(path, size))
+    kinds = (read(path, size) for read in readers.values())
+    found = next(filter(None, kinds), None) or _Folders(path, size).source()
     at = path.absolute()
     own = cache_dir()/f'{at.name}-{size}-{fingerprint(str(at))[:6]}'
     folder = Path(cache).expanduser() if cache else own
-    return build_cache(folder, size=size, progress=progress, **todo)
+    todo = dict(size=size, n_workers=n_workers, progress=progress) | found
+    return build_cache(folder, **todo)
 
 def images_dls(
-    path=None,  # your pictures in a folder for each class, or what else `prepare` takes
+    path=None,  # your pictures, a folder for each class; or what `prepare` takes
     size=None,  # pixels; None is a finished cache's own size, else 64
     bs:int=128, # images in a batch
     cache=None, # folder of the cache; None is one in `cache_dir()`
     **kwargs,   # `flip`, `seed` and `device`, as in `data_dls`
 )->DataLoaders: # 3×size×size; classes are the folders' names, sorted
     """Your own pictures, prepared on first use.
-    Raises ValueError without `path` or for another `size`, and as `prepare` does."""
-    if path is None:
-        raise ValueError("path is needed: class folders, an archive, an .npz or a cache")
+    Raises ValueError without `path` or for another `size`, and as `prepare`."""
+    need(path is not None,
+        "path is needed: class folders, an archive, an .npz or a cache")
     folder = prepare(path, cache, 64 if size is None else size)
     there = open_cache(folder)[2]['size']
-    if size not in (None, there):
-        raise ValueError(f"{folder} holds images of {there} pixels, not {size}")
+    need(size in (None, there),
+        f"{folder} holds images of {there} pixels, not {size}")
     return cache_dls(folder, bs, **kwargs)
 
 rungs['images'] = Rung(images_dls, 'unet_small', 'inception')

@@ -94,7 +94,7 @@ def test_arrays_of_plain_numbers_return(dtype, shape, protocol, fortran, old):
     if fortran: a = np.asfortranarray(a)
     raw = pickle.dumps(dict(a=a), protocol)
     if old and 1 <= protocol < 4: raw = raw.replace(b'numpy._core', b'numpy.core')                    # numpy's modules before 2.0
-    got = imagenet._numbers(plain(raw)['a'])
+    got = np.asarray(plain(raw)['a'])
     assert got.dtype == a.dtype and np.array_equal(got, a)
 
 @pytest.mark.parametrize('name, call', [('posix.system', lambda d: (os.system, (f'touch {d}/harm',))), ('builtins.eval', lambda d: (eval, (f"open('{d}/harm', 'w')",))),
@@ -120,7 +120,7 @@ def test_a_pickle_cannot_change_its_readers():
 def test_every_cut_is_an_error_and_no_crash():
     whole = pickle.dumps(dict(data=np.arange(12, dtype=np.uint8).reshape(2, 6), labels=[1, 2]))
     for k in range(len(whole)):            # any error of the unpickler will do
-        with pytest.raises(Exception): imagenet._numbers(plain(whole[:k])['data'])  # noqa: B017
+        with pytest.raises(Exception): np.asarray(plain(whole[:k])['data'])  # noqa: B017
 
 @given(st.data())
 @settings(max_examples=150, deadline=None)

@@ -37,7 +37,7 @@ def pics(tmp_path_factory):
     snap(d/'yak'/'.thumbnails'/'1.png', 20, 20, 1)
     return d
 
-def paths(d): return {f: k for k,c in enumerate(('ant', 'yak', 'zoo')) for f in (d/c).iterdir() if f.suffix.lower() in pictures._suffixes and f.name[0] != '.'}
+def paths(d): return {f: k for k,c in enumerate(('ant', 'yak', 'zoo')) for f in (d/c).iterdir() if f.suffix.lower() in pictures._Folders.suffixes and f.name[0] != '.'}
 
 # ---- class folders
 
