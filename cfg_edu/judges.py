@@ -128,7 +128,7 @@ class CNNJudge(Judge):
         logits = self.soft(x.flatten(1) if isinstance(self.soft, nn.Linear) else x)
         return dict(features=f, logits=logits, verdict=self.cnn[-1](f))
 
-# %% ../nbs/16_judges.ipynb #23da3ae0
+# %% ../nbs/16_judges.ipynb #bfc561b8
 class DigitsJudge(CNNJudge):
     "A CNN of 64 features and logistic regression for digits; trained once, kept."
     name, shape = 'digits', (1, 8, 8)
@@ -139,8 +139,8 @@ class DigitsJudge(CNNJudge):
         with _own_stream(0):
             nets = nn.ModuleDict(dict(cnn=judge_cnn(), soft=nn.Linear(64, 10)))
         key = f"digits-judge-{fingerprint(x, y, self.recipe, nets['cnn'])}"
-        def fit(): return fit_judge(x, y, **self.recipe).state_dict()
-        nets.load_state_dict(cached(key, fit))
+        nets.load_state_dict(cached(
+            key, lambda: fit_judge(x, y, **self.recipe).state_dict()))
         super().__init__(nets)
 
     def look(self,
