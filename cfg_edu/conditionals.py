@@ -5,28 +5,29 @@
 # %% auto #0
 __all__ = ['ClassAverage']
 
-# %% ../nbs/21_conditionals.ipynb #d2cd551a
+# %% ../nbs/21_conditionals.ipynb #cb85d8a6
 import torch
 from torch import Tensor
+from .doors import need
 from .process import posterior_weights
 from .denoiser import Wrapper, eps2x
 
-# %% ../nbs/21_conditionals.ipynb #2445a49f
+# %% ../nbs/21_conditionals.ipynb #4e70895e
 class ClassAverage(Wrapper):
-    """ε without a class from a model of classes, Σ_c p(c|z)ε(z, c), where p(c|z) is
-    filtered along a path. Raises ValueError where that begins above λ = −4 or stands."""
+    """ε without a class, from those of all classes: Σ_c p(c|z)ε(z, c), with p(c|z)
+    filtered along a path. Raises ValueError if it begins above λ = −4 or stands."""
     def __init__(self,
         model,            # the contract, with `null` = n classes
         prior=None,       # (n,) shares of the classes, positive; None: equal
-        clip:tuple=None,  # (lo, hi) to which the sampler clips x̂; None: it does not
+        clip:tuple=None,  # (lo, hi) to which the sampler clips x̂; None: it doesn't
         stop:float=8.,    # log-SNR, nats, beyond which the weights stay
     ):
         super().__init__(model)
         n = getattr(model, 'null', None)
-        if n is None: raise ValueError("model must have its number of classes in `null`")
+        need(n is not None, "model must have its number of classes in `null`")
         prior = torch.ones(n) if prior is None else torch.as_tensor(prior).double()
-        if prior.shape != (n,) or not ((prior > 0) & prior.isfinite()).all():
-            raise ValueError(f"prior must be {n} positive shares, got {prior.tolist()}")
+        good = prior.shape == (n,) and ((prior > 0) & prior.isfinite()).all()
+        need(good, f"prior must be {n} positive shares, got {prior.tolist()}")
         self.clip, self.stop = clip or (-torch.inf, torch.inf), stop
         self.log_prior = prior.double().log().log_softmax(0)
         self.reset()
@@ -49,9 +50,9 @@ class ClassAverage(Wrapper):
         return eps
 
     def _average(self, z, lam):
-        if (lam != lam[0]).any():
-            raise ValueError(f"lam must be one level, got {lam.min():g} … {lam.max():g}")
-        log_q, now = self._weights(z, lam[0].double()), lam[0].double()
+        low, now = lam.min(), lam.max().double()
+        need(low == now, f"lam must be one level, got {low:g} … {now:g}")
+        log_q = self._weights(z, now)
         ys = [torch.full((len(z),), c, device=z.device) for c in range(self.null)]
         eps = torch.stack([self.model(z, lam, y) for y in ys], 1)  # (b, n, …)
         x = eps2x(z[:,None], eps, lam).clamp(*self.clip)
@@ -63,9 +64,9 @@ class ClassAverage(Wrapper):
         "log p(c|z), (b, n): the prior where a path begins, else eq-filter"
         lam, z_i, x, log_q = self.last or (torch.inf, z[:0], None, None)
         if now < lam or len(z) != len(z_i) or now == lam <= -4:
-            if now <= -4: return self.log_prior.to(z.device).expand(len(z), -1)
-            raise ValueError(f"lam must begin a path in noise, ≤ −4, got {now:g}")
-        if now == lam: raise ValueError(f"lam must rise along a path, stands at {now:g}")
+            need(now <= -4, f"lam must begin a path in noise, ≤ −4, got {now:g}")
+            return self.log_prior.to(z.device).expand(len(z), -1)
+        need(now > lam, f"lam must rise along a path, stands at {now:g}")
         if now > self.stop: return log_q
         w_z, w_x, var = posterior_weights(lam, now)
         miss = (z - w_z*z_i)[:,None].double() - w_x*x.double()

@@ -23,7 +23,7 @@ palette = ('#0072B2 #E69F00 #009E73 #CC79A7 #56B4E9 '
            '#D55E00 #F0E442 #000000 #332288 #7F3C00').split()
 
 def class_colors(
-    y, # (n,) class indices, any integers ≥ 0
+    y,   # (n,) class indices, any integers ≥ 0
 )->list: # n colours; class 10 has class 0's again
     "The colour of each label."
     return [palette[int(i)%len(palette)] for i in y]
@@ -48,7 +48,7 @@ def _points(name, x, y, dims='n'):
 
 
 
-# %% ../nbs/plots.ipynb #7677f13a
+# %% ../nbs/plots.ipynb #d57a9d31
 def show_points(
     x:Tensor,       # (n, 2) points
     y=None,         # (n,) class of each; None draws all in one colour
@@ -57,15 +57,15 @@ def show_points(
     alpha:float=.6, # opacity, 0 to 1
     vocab=None,     # a name for each class, for a legend
     **kwargs,       # passed to `Axes.scatter`
-): # the axes
+):                  # the axes
     """Points of the plane, coloured by class.
     Raises ValueError unless `x` is (n, 2) and `y` has n entries."""
     (x, c), ax = _points('x', x, y), _axes(ax)
     ax.scatter(*x.T, s=s, alpha=alpha, linewidths=0, **{'c': c, **kwargs})
     for c, name in enumerate(vocab or []):
         ax.scatter([], [], color=class_colors([c]), s=20, label=name)
-    beside = dict(loc='upper left', bbox_to_anchor=(1, 1), frameon=False)
-    if vocab: ax.legend(fontsize=8, **beside)
+    if vocab: ax.legend(fontsize=8, loc='upper left', bbox_to_anchor=(1, 1),
+                        frameon=False)
     ax.set_aspect('equal')
     return ax
 
@@ -87,15 +87,15 @@ def _on_grid(f, extent, n, *out):
 #| code-fold: true
 #| code-summary: "`show_density`"
 def show_density(
-    f,               # function of (m, 2) points that returns (m,) values of log p
-    ax=None,         # axes to draw on; None makes a small figure
-    extent=2.,       # half a square's side, or (left, right, bottom, top)
-    n=128,           # points along a side
-    log=True,        # False: `f` returns p itself
-    color=None,      # None shades the plane; a colour or a class draws contours
+    f,                        # function of (m, 2) points, gives (m,) values of log p
+    ax=None,                  # axes to draw on; None makes a small figure
+    extent=2.,                # half a square's side, or (left, right, bottom, top)
+    n=128,                    # points along a side
+    log=True,                 # False: `f` returns p itself
+    color=None,               # None shades; a colour or a class draws contours
     levels=(.05, .2, .5, .8), # heights of the lines, as parts of the highest value
-    cmap='Greys',    # colours of the shading
-): # the axes
+    cmap='Greys',             # colours of the shading
+):                            # the axes
     """A function on the plane.
     Raises ValueError unless it gives one value for each point."""
     x, p, e = _on_grid(f, extent, n)
@@ -122,7 +122,7 @@ def show_field(
     color='k',     # one colour for all arrows
     scale=None,    # length of an arrow that spans the width; None: automatic
     **kwargs,      # passed to `Axes.quiver`
-): # the axes
+):                 # the axes
     """Arrows of a vector field.
     Raises ValueError unless it gives two numbers for each point."""
     x, v, e = _on_grid(f, extent, n, 2)
@@ -141,7 +141,7 @@ def show_paths(
     ax=None,        # axes to draw on; None makes a small figure
     alpha:float=.5, # opacity of the lines, 0 to 1
     lw:float=.8,    # width of the lines, points
-): # the axes
+):                  # the axes
     """Trajectories: a ring where each starts, a dot where it ends.
     Raises ValueError unless `zs` is (t, n, 2)."""
     (zs, c), ax = _points('zs', zs, y, 't, n'), _axes(ax)
@@ -162,7 +162,7 @@ def show_grid(
     labels=None,      # n short texts, one above each image
     title:str=None,   # one line above the grid
     tile:float=.5,    # width of an image, inches, in a new figure
-): # the axes
+):                    # the axes
     """A grid of images, row by row; pixels that are not finite are magenta.
     Raises ValueError unless `x` holds float images."""
     fits = x.ndim == 4 and x.shape[1] in (1, 3)
@@ -195,7 +195,7 @@ def show_grid(
 def explore(
     draw,      # function of the sliders' values that draws a figure
     **sliders, # for each argument (min, max, step[, value]), a list or a bool
-): # the widgets, and the first drawing below them
+):             # the widgets, and the first drawing below them
     """Sliders, menus and tick boxes that redraw; needs a running kernel.
     Raises ValueError where a slider is none of these."""
     import ipywidgets as w
@@ -223,7 +223,7 @@ def gallery(
     per_page:int=40,  # images on a page
     ncols:int=10,     # images in a row
     tile:float=.5,    # width of an image, inches
-): # the widgets, and the first page below them
+):                    # the widgets, and the first page below them
     """Leaf through images, all of them or one class; needs a running kernel.
     Raises ValueError without images, or unless `y` has n entries."""
     fits, got = len(x) > 0 and per_page >= 1, f"got {len(x)} and {per_page}"
@@ -276,7 +276,7 @@ def film(
     start:int=0,     # index of the value shown first
     dpi:int=90,      # dots an inch
     limit:int=500,   # size allowed, kB
-): # an object that the notebook shows
+):                   # an object that the notebook shows
     """A slider through drawings made beforehand; it needs no kernel.
     Raises ValueError if `values` is empty or the film larger than `limit`."""
     from IPython.display import HTML

@@ -5,22 +5,24 @@
 # %% auto #0
 __all__ = ['Rescaled', 'AutoGuided']
 
-# %% ../nbs/22_rules.ipynb #f5e41117
+# %% ../nbs/22_rules.ipynb #81d1eab9
 from torch import Tensor
+from .doors import need
 from .denoiser import eps2v, v2eps, Wrapper
 from .guidance import cfg, CFG, Guidance, rules
 
-# %% ../nbs/22_rules.ipynb #ab3ae6ff
+# %% ../nbs/22_rules.ipynb #9ee91fb6
 class Rescaled(Wrapper):
-    """A guided model whose output v is scaled back to the conditional one's length, for
-    a share φ (Lin et al. 2024). Raises ValueError for φ outside [0, 1]."""
+    """A guided model whose v is scaled to the conditional length, for a share φ
+    (Lin et al. 2024). Raises ValueError for φ outside [0, 1]."""
     def __init__(self,
-        guided,       # a guided model such as `CFG(model, w)`
-        phi:float=.7, # share of the correction, 0 … 1; 0 is off
+        guided,        # a guided model such as `CFG(model, w)`
+        phi:float=.7,  # share of the correction, 0 … 1; 0 is off
     ):
-        if not 0 <= phi <= 1: raise ValueError(f"phi must lie in [0, 1], got {phi}")
+        need(0 <= phi <= 1, f"phi must lie in [0, 1], got {phi}")
         if not hasattr(guided, 'model'):
-            raise ValueError(f"guided must be a model such as CFG(model, w), got {guided}")
+            raise ValueError("guided must be a model such as CFG(model, w), "
+                             f"got {guided!r:.40}")
         super().__init__(guided.model)
         self.guided, self.phi = guided, phi
 
@@ -36,20 +38,19 @@ class Rescaled(Wrapper):
 
 rules['rescaled'] = lambda model, w: Rescaled(CFG(model, w))
 
-# %% ../nbs/22_rules.ipynb #9d298a13
+# %% ../nbs/22_rules.ipynb #7159d6f4
 class AutoGuided(Guidance):
     """Guided by a worse version of itself, ε̃ = (1+w)ε(z, c) − wε_worse(z, c)
-    (Karras et al. 2024). Raises ValueError for w < 0 or not finite, or other classes."""
+    (Karras et al. 2024). Raises ValueError for a bad w, or other classes."""
     def __init__(self,
         model,    # the contract
-        worse,    # the contract: a smaller network, or one trained for a shorter time
+        worse,    # the contract: a smaller network, or one trained for less time
         w:float,  # guidance weight ≥ 0; 0 is off
     ):
         super().__init__(model, w)
-        if w < 0: raise ValueError(f"w must be at least 0, got {w}")
+        need(w >= 0, f"w must be at least 0, got {w}")
         ns = [getattr(o, 'null', None) for o in (model, worse)]
-        if ns[0] != ns[1]:
-            raise ValueError(f"worse must have the same classes, got null = {ns}")
+        need(ns[0] == ns[1], f"worse must have the same classes, got null = {ns}")
         self.worse = worse
 
     def forward(self,

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['Tempered']
 
-# %% ../nbs/20_temperature.ipynb #eed0ff6c
+# %% ../nbs/20_temperature.ipynb #fdc86575
 import math
 from torch import Tensor
+from .doors import need
 from .denoiser import Wrapper
 
-# %% ../nbs/20_temperature.ipynb #7eab7037
+# %% ../nbs/20_temperature.ipynb #860f268d
 class Tempered(Wrapper):
     """Every score multiplied by `s`, ε̃ = s·ε: the naive low temperature 1/s
     (Ho & Salimans, §1). Raises ValueError unless s is positive and finite."""
@@ -18,8 +19,7 @@ class Tempered(Wrapper):
         model,    # the contract
         s:float,  # factor of the score; 1 is off, above 1 cooler
     ):
-        if not 0 < s < math.inf:
-            raise ValueError(f"s must be positive and finite, got {s}")
+        need(0 < s < math.inf, f"s must be positive and finite, got {s}")
         super().__init__(model)
         self.s = s
 

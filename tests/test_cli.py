@@ -116,7 +116,7 @@ def test_a_run_again_changes_nothing(here, top):
 
 
 def test_whole_epochs():
-    e = lambda *args: tuple(cli._epochs(*args).values())
+    e = lambda *args: tuple(cli.Plan.whole(*args).values())
     assert [e(o, None) for o in (1, 100, 101, 250, 300, 10_001)] == [(1, 1), (1, 100), (2, 102), (3, 252), (3, 300), (100, 10_100)]
     assert [e(*o) for o in ((10, 3), (540_000, 1000))] == [(4, 12), (540, 540_000)]
 
@@ -260,20 +260,19 @@ def test_your_own_pictures(here, monkeypatch):
 
 
 class Loaders:
-    "What `_network` asks of loaders of ImageNet"
+    "What a plan's network asks of loaders of ImageNet"
     vocab, c = imagenet_classes()[1], 1000
     class train_ds: tensors, fingerprint = (torch.zeros(2, 3, 64, 64), torch.zeros(2)), 'f'
 
 def test_from_adm_s_weights(here):
     with torch.device('meta'): names = {k: t.shape for k, t in net_for('adm64', 1000, (3, 64, 64), out_channels=6).state_dict().items()}
     torch.save({k: torch.full((1,), .01).expand(s) for k, s in names.items()}, 'adm.pt')
-    plain = {k: o.default for k, o in signature(cli.cfg_train).parameters.items()}
-    s = cli._settings({**plain, 'data': 'imagenet64', 'init': 'adm', 'weights': 'adm.pt', 'bs': 8, 'micro': 4, 'out': 'tuned'})
+    s = cli.Plan(data='imagenet64', init='adm', weights='adm.pt', bs=8, micro=4, out='tuned')
     assert (s.net, s.predicts, s.warmup, s.at_once, s.steps) == ('adm64', 'eps', 1000, 4, 540_000)
-    net, config = cli._network(s, Loaders)
+    net, config = s.network(Loaders)
     assert (config['clock'], config['n_classes']) == ('adm', 1000) and all(p.requires_grad and (p == .01).all() for p in net.parameters())
     del net
     Path('adm.pt').unlink()
-    refused(lambda: cli._network(s, Loaders), 'adm.pt')
+    refused(lambda: s.network(Loaders), 'adm.pt')
     for vocab, word in ((imagenet_classes('archive')[1], "class 0 must be 'tench', the data has 'kit fox'"), (Loaders.vocab[:999], "class 999 must be 'toilet tissue', the data has None")):
-        refused(lambda: cli._adm('adm.pt', vocab), word)
+        refused(lambda: s.adm(vocab), word)
