@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['adm_lams', 'adm_time', 'load_weights', 'load_adm', 'load_adm_classifier']
 
-# %% ../nbs/32_adm.ipynb #6f2de5a0
+# %% ../nbs/32_adm.ipynb #ae734e38
+#| code-fold: true
 import torch
 from math import cos, pi, sin
 from pathlib import Path
 from torch import nn, Tensor
 from zipfile import BadZipFile, is_zipfile, ZipFile
 from .denoiser import Denoiser
+from .doors import need
 from .nets import adm64, adm64_classifier, clocks, EncoderUNet
 
 # %% ../nbs/32_adm.ipynb #a529d2a8
@@ -23,7 +25,7 @@ def adm_lams()->Tensor:  # (1000,) float64, from 10.09 at t = 0 to −19.84 at t
     bar = (bar[1:]/bar[:-1]).clamp(min=.001).cumprod(0)
     return (bar/(1-bar)).log()
 
-# %% ../nbs/32_adm.ipynb #a2c978c2
+# %% ../nbs/32_adm.ipynb #ad8d802b
 def _step(lam):
     "@eq-admtime"
     angle = (((-lam).exp() + sin(pi/252)**2).sqrt()/cos(pi/252)).atan()
@@ -34,28 +36,28 @@ _stretch = 1/(_step(adm_lams()[-1]).item()-998)
 def adm_time(
     lam:Tensor,  # (b,) log-SNR, nats; clamped to ADM's −19.84 to 10.09
 )->Tensor:       # (b,) float32, 0 (clean) to 999 (noise)
-    "The step t at which ADM's cosine schedule has `lam`; between two steps a fraction."
+    "The step t of ADM's cosine schedule with this λ; between two steps a fraction."
     t = _step(lam.float())
     return torch.where(t > 998, 998 + _stretch*(t-998), t).clamp(0, 999)
 
 clocks['adm'] = adm_time
 
-# %% ../nbs/32_adm.ipynb #27c84a10
+# %% ../nbs/32_adm.ipynb #ff1aacc4
 def load_weights(
     net:nn.Module,         # to be filled; made on the meta device it costs nothing
     path,                  # a file that `torch.save` made of a dict: name → tensor
-    whole:nn.Module=None,  # the network whose tensors the file must hold; None: `net`
+    whole:nn.Module=None,  # whose tensors the file must hold; None: of `net`
 )->nn.Module:              # `net` in float32, on the CPU, in evaluation mode
-    """Fills `net` from a file with all of its names and shapes; more outputs are cut off.
-    Raises ValueError naming the first tensor that does not fit, or for a file that is
-    damaged or holds something else; FileNotFoundError where there is none."""
+    """Fills `net` from a file with all its names and shapes; more outputs are cut off.
+    Raises ValueError naming the first tensor that does not fit, or for a file that
+    is damaged or holds something else; FileNotFoundError where there is none."""
     want, own = (whole or net).state_dict(), net.state_dict()
     file = _tensors(Path(path), want)
     cut = {k: file[k][:len(v)].to(torch.float32, copy=True) for k, v in own.items()}
     net.load_state_dict({k: v.contiguous() for k, v in cut.items()}, assign=True)
     return net.eval()
 
-# %% ../nbs/32_adm.ipynb #10b16d7f
+# %% ../nbs/32_adm.ipynb #b8b3c758
 #| code-fold: true
 def _tensors(path, want):
     "The dict of tensors in a file, if it has the names and shapes of `want`"
@@ -69,8 +71,8 @@ def _tensors(path, want):
     except Exception as e:
         what = f"is damaged, or holds something else than tensors ({type(e).__name__})"
         raise ValueError(f"{path} {what}") from e
-    if not isinstance(file, dict):
-        raise ValueError(f"{path} must hold a dict of tensors, got a {type(file).__name__}")
+    kind = type(file).__name__
+    need(isinstance(file, dict), f"{path} must hold a dict of tensors, got a {kind}")
     for k in [*want, *file]:
         v = file.get(k)
         floats = isinstance(v, Tensor) and v.is_floating_point()
@@ -79,16 +81,16 @@ def _tensors(path, want):
                f"tensor {k!r} must be floating-point" if not floats else
                f"tensor {k!r} must have shape {tuple(want[k].shape)}, got {tuple(v.shape)}"
                if v.shape != want[k].shape else None)
-        if why: raise ValueError(f"{path} does not fit the network: {why}")
+        need(not why, f"{path} does not fit the network: {why}")
     return file
 
-# %% ../nbs/32_adm.ipynb #7b57e7f9
+# %% ../nbs/32_adm.ipynb #8af572c1
 def load_adm(
     path,                 # ADM's `64x64_diffusion.pt`
     qkv_order:str='new',  # see `AttentionBlock`; the published weights are 'new'
-)->Denoiser:              # `.net` is an `adm64(clock='adm')`, the learned variance cut off
+)->Denoiser:              # of `adm64(clock='adm')`, the variance cut off
     """ADM's U-Net for ImageNet 64×64 with trained weights; null was never trained.
-    Classes are in the order of sorted WordNet ids. Raises as `load_weights` does."""
+    Classes in the order of sorted WordNet ids. Raises as `load_weights` does."""
     with torch.device('meta'):
         net, whole = [adm64(out_channels=c, qkv_order=qkv_order, clock='adm')
                       for c in (3, 6)]
@@ -99,7 +101,8 @@ def load_adm_classifier(
     qkv_order:str='legacy',  # of the blocks; the published weights are 'legacy'
 )->EncoderUNet:              # `net(z, lam) -> (b, 1000)` logits
     """ADM's classifier of noisy 64×64 images with trained weights.
-    Classes are in the order of sorted WordNet ids. Raises as `load_weights` does."""
-    with torch.device('meta'): net = adm64_classifier(qkv_order=qkv_order, clock='adm')
+    Classes in the order of sorted WordNet ids. Raises as `load_weights` does."""
+    with torch.device('meta'):
+        net = adm64_classifier(qkv_order=qkv_order, clock='adm')
     load_weights(net, path)
     return net

@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['DiffuseInput', 'classifier_logp', 'classifier_learner', 'UniformLam', 'implicit_logits']
 
-# %% ../nbs/17_classifier.ipynb #44923700
+# %% ../nbs/17_classifier.ipynb #6106e560
+#| code-fold: true
 import math
 import torch
 from functools import partial
 from contextlib import nullcontext
 from torch import nn, Tensor
+from .doors import need
 from .process import diffuse
 from .sampling import evaluating
 from .training import Diffuse, EMA, FiniteLoss
@@ -19,11 +21,11 @@ from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from fastcore.foundation import L
 
-# %% ../nbs/17_classifier.ipynb #87f83c44
+# %% ../nbs/17_classifier.ipynb #24fdba48
 class DiffuseInput(Diffuse):
-    """(x, y) becomes the input (z, λ); the class y stays the target (Dhariwal & Nichol
-    2021). Raises ValueError at the first batch where the network has not one number
-    for each class of the data."""
+    """(x, y) becomes the input (z, λ); the class y stays the target (Dhariwal &
+    Nichol 2021). Raises ValueError at the first batch where the network has not one
+    number for each class of the data."""
     def before_batch(self):
         super().before_batch()
         z, lam, y = self.xb
@@ -31,33 +33,29 @@ class DiffuseInput(Diffuse):
 
     def after_pred(self):
         shape, got = (len(self.y), self.dls.c), tuple(self.pred.shape)
-        if got != shape:
-            raise ValueError(f"net must give logits of shape {shape}, one for each "
-                             f"class of the data, got {got}")
+        need(got == shape, f"net must give logits of shape {shape}, one for each "
+             f"class of the data, got {got}")
 
-# %% ../nbs/17_classifier.ipynb #51605acc
-class _LogP(nn.Module):
-    "log p(c|z_λ) of a network of logits"
-    amp_dtype = None        # dtype of the network's products under autocast; None: as they are
-    def __init__(self, net):
+# %% ../nbs/17_classifier.ipynb #de633573
+class classifier_logp(nn.Module):
+    "A noisy classifier's log-probabilities, as `ClassifierGuided` wants them."
+    amp_dtype = None  # of the network's products under autocast; None: as they are
+    def __init__(self,
+        net,  # `net(z, lam) -> logits (b, n)`, say an `EncoderUNet`
+    ):
         super().__init__()
         self.net = net
 
     def forward(self,
         z:Tensor,    # (b, …) noisy data
         lam:Tensor,  # (b,) log-SNR, nats
-    )->Tensor:       # (b, n) log-probabilities, at least float32
+    )->Tensor:       # (b, n) log p(c|z_λ), nats, at least float32
         kind, half = z.device.type, self.amp_dtype
-        with torch.autocast(kind, half) if half else nullcontext(): out = self.net(z, lam)
+        with torch.autocast(kind, half) if half else nullcontext():
+            out = self.net(z, lam)
         return out.to(torch.promote_types(out.dtype, torch.float32)).log_softmax(1)
 
-def classifier_logp(
-    net,       # `net(z, lam) -> logits (b, n)`, say an `EncoderUNet`
-)->nn.Module:  # `logp(z, lam) -> (b, n)` in nats, as `ClassifierGuided` wants
-    "A noisy classifier's log-probabilities."
-    return _LogP(net)
-
-# %% ../nbs/17_classifier.ipynb #7a213774
+# %% ../nbs/17_classifier.ipynb #b1ac68a6
 def classifier_learner(
     dls,             # `DataLoaders` of (x, y) with `.c` classes
     net,             # `net(z, lam) -> logits (b, n)`
@@ -69,28 +67,27 @@ def classifier_learner(
     **kwargs,        # for `Learner`
 )->Learner:          # its `ema.avg` is the averaged `logp(z, lam)`
     """A `Learner` that trains `net` to tell the class of noisy data.
-    Raises ValueError where `net.n_classes` is not `dls.c`, or for a bad `decay`, `wd`."""
+    Raises ValueError where `net.n_classes` is not `dls.c`, for a bad `decay` or `wd`."""
     n = getattr(net, 'n_classes', dls.c)
-    if n != dls.c:
-        raise ValueError(f"net must have as many classes as the data, {dls.c}, got {n}")
-    if not 0 <= wd < math.inf:
-        raise ValueError(f"wd must be finite and at least 0, got {wd}")
-    logp, own = classifier_logp(net), [DiffuseInput(sched), EMA(decay), FiniteLoss()]
-    adamw = partial(torch.optim.AdamW, fused=True, weight_decay=wd)
-    opt, kwargs = partial(OptimWrapper, opt=adamw), dict(metrics=accuracy) | kwargs
-    return Learner(dls, logp, nn.NLLLoss(), opt, lr, cbs=[*own, *L(cbs)], **kwargs)
+    need(n == dls.c,
+         f"net must have as many classes as the data, {dls.c}, got {n}")
+    need(0 <= wd < math.inf, f"wd must be finite and at least 0, got {wd}")
+    cbs = [DiffuseInput(sched), EMA(decay), FiniteLoss(), *L(cbs)]
+    opt = partial(OptimWrapper,
+        opt=partial(torch.optim.AdamW, fused=True, weight_decay=wd))
+    kwargs = dict(metrics=accuracy) | kwargs
+    return Learner(dls, classifier_logp(net), nn.NLLLoss(), opt, lr, cbs=cbs, **kwargs)
 
-# %% ../nbs/17_classifier.ipynb #89fc83ba
+# %% ../nbs/17_classifier.ipynb #d9e9eead
 class UniformLam:
-    """λ uniform between two levels: each nat of λ counts alike, as in the likelihood.
+    """λ uniform between two levels: each nat counts alike, as in the likelihood.
     Raises ValueError unless lam_min < lam_max, both finite."""
     def __init__(self,
         lam_min:float=-6.,  # log-SNR, nats
         lam_max:float=6.,   # log-SNR, nats
     ):
-        if not -math.inf < lam_min < lam_max < math.inf:
-            raise ValueError("lam_min must lie below lam_max and both be finite, "
-                             f"got {lam_min} and {lam_max}")
+        need(-math.inf < lam_min < lam_max < math.inf, "lam_min must lie below "
+             f"lam_max and both be finite, got {lam_min} and {lam_max}")
         self.lam_min, self.lam_max = float(lam_min), float(lam_max)
 
     def lam(self,
@@ -107,7 +104,7 @@ class UniformLam:
         inside = (lam >= self.lam_min) & (lam <= self.lam_max)
         return inside.to(lam.dtype)/(self.lam_max-self.lam_min)
 
-# %% ../nbs/17_classifier.ipynb #a6b14645
+# %% ../nbs/17_classifier.ipynb #c9889895
 @torch.no_grad()
 def implicit_logits(
     model,              # the contract: `model(z, lam, y) -> eps`
@@ -115,18 +112,23 @@ def implicit_logits(
     n_draws:int=16,     # draws of (λ, ε) for each example
     law=None,           # of λ, with `.lam(u)` and `.pdf(lam)`; None: `UniformLam()`
     weighted:bool=True, # weigh by 1/(2p(λ)), as the likelihood? False: by ½
-    common:bool=True,   # the same λ and ε for all classes? False: n times the memory
-    prior=None,         # (n,) p(c), tensor or list; None: all classes equally likely
+    common:bool=True,   # the same λ, ε for all classes? False: n times the memory
+    prior=None,         # (n,) p(c), tensor or list; None: all equally likely
     n_classes:int=None, # n; None: `model.null`
     seed:int=0,         # of the first example; example k has seed+k
-    bs:int=500,         # pairs of example and class that go through the model at once
-)->Tensor:              # (b, n) log p(x|c) + log p(c), up to a number for each example
-    """The generator as a classifier, from its denoising errors; a softmax gives p(c|x).
+    bs:int=500,         # pairs of example and class, through the model at once
+)->Tensor:              # (b, n) log p(x|c) + log p(c), up to a number an example
+    """The generator as a classifier, by its denoising errors; a softmax gives p(c|x).
     Raises ValueError for draws or a `bs` below 1, an unknown number of classes,
     integer `x`, or a bad `prior`."""
     law, n = law or UniformLam(), n_classes or getattr(model, 'null', None) or 0
     prior = torch.ones(n) if prior is None else torch.as_tensor(prior)
-    _check_read(x, n_draws, bs, n, prior)
+    need(n, "n_classes must be given for a model without `null`, got None")
+    need(min(n_draws, bs) >= 1,
+         f"n_draws and bs must be at least 1, got {n_draws} and {bs}")
+    need(x.is_floating_point(), f"x must be floating point, got {x.dtype}")
+    fits = prior.shape == (n,) and ((prior > 0) & (prior < math.inf)).all()
+    need(fits, f"prior must be {n} positive finite numbers, got {prior.tolist()}")
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     b, k = len(x), 1 if common else n
     gens = [torch.Generator().manual_seed(seed+i) for i in range(b)]
@@ -144,12 +146,3 @@ def implicit_logits(
                 err = (model(z, lam, c)-e).square().flatten(1).sum(1)
                 score[rows] -= (1/(2*law.pdf(lam)) if weighted else .5)*err/n_draws
     return score.reshape(b, n) + prior.log().to(score)
-
-def _check_read(x, n_draws, bs, n, prior):
-    if not n:
-        raise ValueError("n_classes must be given for a model without `null`, got None")
-    if min(n_draws, bs) < 1:
-        raise ValueError(f"n_draws and bs must be at least 1, got {n_draws} and {bs}")
-    if not x.is_floating_point(): raise ValueError(f"x must be floating point, got {x.dtype}")
-    if prior.shape != (n,) or not ((prior > 0) & (prior < math.inf)).all():
-        raise ValueError(f"prior must be {n} positive finite numbers, got {prior.tolist()}")

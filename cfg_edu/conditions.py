@@ -44,7 +44,7 @@ class Classes(nn.Embedding):
 
     null_like, check_y = Mixture.null_like, Mixture.check_y
 
-# %% ../nbs/12_conditions.ipynb #f5161b14
+# %% ../nbs/12_conditions.ipynb #48ab696b
 class Vector(nn.Module):
     "Numbers, or several labels at once. A row of NaN says nothing."
     null = None                              # no class, so none that means nothing
@@ -80,13 +80,14 @@ class Vector(nn.Module):
         y = torch.atleast_1d(torch.as_tensor(
             [torch.nan]*self.d_in if y is None else y)).float()
         if y.shape == (self.d_in,): y = y.expand(n, -1)
-        need(y.shape == (n, self.d_in), f"y must be None, {self.d_in} numbers or a "
-             f"row of them for each of {n}, got shape {tuple(y.shape)}")
-        need((y.isfinite().all(1) | y.isnan().all(1)).all(),
-             "y must be finite in each row, or NaN in all of it")
+        what = f"{self.d_in} numbers or a row of them for each of {n}"
+        got = tuple(y.shape)
+        need(got == (n, self.d_in), f"y must be None, {what}, got shape {got}")
+        whole = (y.isfinite().all(1) | y.isnan().all(1)).all()
+        need(whole, "y must be finite in each row, or NaN in all of it")
         return y
 
-# %% ../nbs/12_conditions.ipynb #b615e72c
+# %% ../nbs/12_conditions.ipynb #57218cdc
 #| code-fold: true
 conditions = dict(classes=Classes, vector=Vector)
 
@@ -101,11 +102,11 @@ class Told(nn.Module, PyTorchModelHubMixin):
 
     def __init_subclass__(cls):
         def name(part):                                      # to config.json
-            unknown = getattr(part, '__name__', repr(part))
-            return next((k for k, v in named.items() if v is part), unknown)
+            return next((k for k, v in named.items() if v is part),
+                        getattr(part, '__name__', repr(part)))
         def part(name):                                      # and back
-            need(name in named, f"{name!r} must be an entry of `conditions` or `norms` "
-                 "to load this network")
+            tables = '`conditions` or `norms`'
+            need(name in named, f"{name!r} must be an entry of {tables} to load this network")
             return named[name]
         coders = {Callable: (name, part)}
         super().__init_subclass__(library_name='cfg_edu', coders=coders)

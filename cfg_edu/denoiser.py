@@ -74,7 +74,8 @@ def both(
     compiled = getattr(model, '_compiled_call_impl', None)    # only its calls are
     if hasattr(type(model), 'pair') and not compiled: return model.pair(z, lam, y)
     if not hasattr(model, 'null_like'): return model(z, lam, y), model(z, lam, None)
-    lams = lam.repeat(2) if lam.stride(0) else lam[:1].expand(2*len(lam))   # one level
+    # one level for all, an expanded λ, stays one
+    lams = lam.repeat(2) if lam.stride(0) else lam[:1].expand(2*len(lam))
     return model(torch.cat([z, z]), lams,
                  torch.cat([y, model.null_like(y)])).chunk(2)
 

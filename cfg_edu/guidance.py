@@ -115,13 +115,13 @@ class Interval(Wrapper):
         inside = inside.reshape(-1, *[1]*(z.ndim-1))
         return torch.where(inside, self.guided(z, lam, y), self.model(z, lam, y))
 
-# %% ../nbs/05_guidance.ipynb #0d8c50c4
+# %% ../nbs/05_guidance.ipynb #0bb56cd8
 #| code-fold: true
 #| code-summary: "`to_w`, `to_scale`"
 conventions = {                    # the scale at which guidance is off
-    'paper': 0, 'guided-diffusion': 0, 'diffusers-original': 0,
-    'guided-diffusion-uncond': 1, 'glide': 1, 'imagen': 1, 'stable-diffusion': 1,
-    'diffusers': 1, 'k-diffusion': 1, 'denoising-diffusion-pytorch': 1, 'edm2': 1}
+    **dict.fromkeys('paper guided-diffusion diffusers-original'.split(), 0),
+    **dict.fromkeys('guided-diffusion-uncond glide imagen stable-diffusion diffusers '
+                    'k-diffusion denoising-diffusion-pytorch edm2'.split(), 1)}
 
 def to_w(
     scale:float,       # guidance strength as that project counts it

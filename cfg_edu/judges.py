@@ -6,7 +6,8 @@
 __all__ = ['judge_cnn', 'fit_judge', 'CNNJudge', 'DigitsJudge', 'temperature', 'fit_glyphs', 'GlyphsJudge', 'Glyphs16Judge',
            'Glyphs64Judge', 'InceptionJudge', 'get_judge']
 
-# %% ../nbs/16_judges.ipynb #3d3b5c0e
+# %% ../nbs/16_judges.ipynb #5840d242
+#| code-fold: true
 import math, torch, torch.nn.functional as F
 from contextlib import contextmanager
 from functools import lru_cache
@@ -14,6 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from sklearn.linear_model import LogisticRegression
 from torch import nn, Tensor
+from .doors import find, need
 from .files import cached, fingerprint
 from .data import digits, to_unit
 from .glyphs import draw_glyphs
@@ -36,7 +38,7 @@ def judge_cnn(
     head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, n_classes)
     return nn.Sequential(*convs, *head)
 
-# %% ../nbs/16_judges.ipynb #5c1638c2
+# %% ../nbs/16_judges.ipynb #62815f78
 #| code-fold: true
 def _shift(x, p=.5):
     "Each image moved by up to one pixel, with probability `p`; the border is −1"
@@ -57,8 +59,8 @@ def _own_stream(seed):
 def _train(cnn, x, y, n_epochs, bs, lr, look, device='cpu'):
     "AdamW for one cycle of the learning rate; the network sees `look(x)`"
     n, got = len(x), f'{n_epochs}, {lr} and {bs}'
-    if n_epochs < 1 or not 1 <= bs <= n or not 0 < lr < math.inf:
-        raise ValueError(f"n_epochs, lr and bs ≤ {n} must be positive, got {got}")
+    fit = n_epochs >= 1 and 1 <= bs <= n and 0 < lr < math.inf
+    need(fit, f"n_epochs, lr and bs ≤ {n} must be positive, got {got}")
     opt = torch.optim.AdamW(cnn.parameters(), lr)
     sched = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=n//bs*n_epochs)
     for _ in range(n_epochs):
@@ -68,7 +70,7 @@ def _train(cnn, x, y, n_epochs, bs, lr, look, device='cpu'):
             opt.step()
             sched.step()
 
-# %% ../nbs/16_judges.ipynb #1d282c47
+# %% ../nbs/16_judges.ipynb #fd7fcf44
 def fit_judge(
     x:Tensor,         # (n, c, h, w) real images in [−1, 1]
     y:Tensor,         # (n,) classes 0…n_classes−1
@@ -80,14 +82,14 @@ def fit_judge(
 )->nn.ModuleDict:     # `cnn` for features and verdicts, and `soft`, which doubts
     """Two classifiers of real images, the same for the same `seed`.
     Raises ValueError for images, classes or numbers that do not fit."""
-    got, known = f'{tuple(x.shape)} {x.dtype}', y.unique().tolist()
-    if x.ndim != 4 or not x.is_floating_point() or not x.isfinite().all():
-        raise ValueError(f"x must be finite float images (n, c, h, w), got {got}")
-    k = len(known)
-    fits = y.shape == x.shape[:1] and y.dtype == torch.int64 and k > 2
-    if not fits or known != list(range(k)):
-        got = f'{tuple(y.shape)} {y.dtype} with {known[:5]}'
-        raise ValueError(f"y must be {len(x)} int64, all of 0 … n−1 with n > 2, got {got}")
+    fits = x.ndim == 4 and x.is_floating_point() and x.isfinite().all()
+    got = f'{tuple(x.shape)} {x.dtype}'
+    need(fits, f"x must be finite float images (n, c, h, w), got {got}")
+    n, known = len(x), y.unique().tolist()
+    k, got = len(known), f'{tuple(y.shape)} {y.dtype} with {known[:5]}'
+    fits = (y.shape == (n,) and y.dtype == torch.int64
+            and known == [*range(k)] and k > 2)
+    need(fits, f"y must be {n} int64, all of 0 … n−1 with n > 2, got {got}")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -126,9 +128,9 @@ class CNNJudge(Judge):
         logits = self.soft(x.flatten(1) if isinstance(self.soft, nn.Linear) else x)
         return dict(features=f, logits=logits, verdict=self.cnn[-1](f))
 
-# %% ../nbs/16_judges.ipynb #4eadb2d9
+# %% ../nbs/16_judges.ipynb #23da3ae0
 class DigitsJudge(CNNJudge):
-    "A CNN of 64 features and logistic regression, for digits; trained once, then kept."
+    "A CNN of 64 features and logistic regression for digits; trained once, kept."
     name, shape = 'digits', (1, 8, 8)
     recipe = dict(n_epochs=40, bs=96, lr=3e-3, C=.05, seed=0)
 
@@ -149,7 +151,7 @@ class DigitsJudge(CNNJudge):
 
 judges['digits'] = DigitsJudge
 
-# %% ../nbs/16_judges.ipynb #431ae23a
+# %% ../nbs/16_judges.ipynb #91cc0e7a
 def temperature(
     logits:Tensor,  # (n, c) of held-out images
     y:Tensor,       # (n,) their classes
@@ -158,8 +160,8 @@ def temperature(
     Raises ValueError where every verdict is right: any T could then be bettered."""
     logits, b = logits.double(), 1.
     true = logits.gather(1, y[:,None])[:,0]
-    if (true >= logits.max(1).values).all():
-        raise ValueError(f"logits must be wrong on some of the {len(y)} images")
+    wrong = (true < logits.max(1).values).any()
+    need(wrong, f"logits must be wrong on some of the {len(y)} images")
     for _ in range(50):
         p = (b*logits).softmax(1)
         mean = (p*logits).sum(1)
@@ -167,7 +169,8 @@ def temperature(
         b = min(max(b-step.item(), b/2), 2*b)  # at most a factor of two at once
     return 1/b
 
-# %% ../nbs/16_judges.ipynb #ef90a834
+# %% ../nbs/16_judges.ipynb #6d4abbd5
+#| code-fold: true
 def _glyph_nets(size, width):
     "`cnn` for `size`×`size` pixels, and `soft`, which sees 8×8"
     strides = {16: (1, 2, 2, 1), 32: (2, 2, 2, 1), 64: (2, 2, 2, 2, 1)}[size]
@@ -186,10 +189,9 @@ def fit_glyphs(
     device=None,       # where to train; None takes a GPU if there is one
 )->nn.ModuleDict:      # `cnn`, and `soft`, which sees 8×8 pixels and is calibrated
     "Two classifiers of glyphs. Raises ValueError for numbers that do not fit."
-    if size not in (16, 32, 64):
-        raise ValueError(f"size must be 16, 32 or 64, got {size!r}")
-    if n < 10 or width < 1 or width%8:
-        raise ValueError(f"n must be ≥ 10 and width a multiple of 8, got {n} and {width}")
+    need(size in (16, 32, 64), f"size must be 16, 32 or 64, got {size!r}")
+    fit = n >= 10 and width >= 1 and width%8 == 0
+    need(fit, f"n must be ≥ 10 and width a multiple of 8, got {n} and {width}")
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     with _own_stream(seed):
         x, y = draw_glyphs(n + n//10, size, seed)
@@ -229,7 +231,7 @@ class Glyphs64Judge(GlyphsJudge):
 
 judges.update(glyphs16=Glyphs16Judge, glyphs32=GlyphsJudge, glyphs64=Glyphs64Judge)
 
-# %% ../nbs/16_judges.ipynb #178ac2d1
+# %% ../nbs/16_judges.ipynb #e44b279a
 #| code-fold: true
 class InceptionJudge(Judge):
     """The network of the published numbers, as torch-fidelity has it.
@@ -246,7 +248,7 @@ class InceptionJudge(Judge):
         from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY as extractors
         want = f"fetch {self.url} (96 MB) and name the file as path"
         try:
-            path = path or self.url and _fetched(self.url)
+            path = path or self.url and self.fetched()
             if path: torch.load(path, 'cpu', weights_only=True)  # the library would run a pickle
             make, layers = extractors[self.extractor], sorted({*self.layers.values()})
             self.net = make(self.name, layers, feature_extractor_weights_path=path)
@@ -264,34 +266,36 @@ class InceptionJudge(Judge):
         if u.shape[1] == 1: u = u.expand(-1, 3, -1, -1)
         return self.net.convert_features_tuple_to_dict(self.net(u))
 
-def _fetched(url):
-    "The file of `url` in torch's folder; its name ends with the first digits of its SHA-256"
-    path = Path(torch.hub.get_dir())/'checkpoints'/Path(url).name
-    first = path.stem.split('-')[-1]
-    if not path.exists():
-        print(f"Inception's weights, 96 MB, are downloaded from {url} to {path}", flush=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), first)
-    elif not sha256(path.read_bytes()).hexdigest().startswith(first):
-        raise ValueError(f"the SHA-256 of {path} must begin with {first}")
-    return path
+    def fetched(self):
+        """The file of `url` in torch's folder; its name ends with the first digits of its SHA-256.
+        Raises ValueError where it has another."""
+        path, url = Path(torch.hub.get_dir())/'checkpoints'/Path(self.url).name, self.url
+        first = path.stem.split('-')[-1]
+        if not path.exists():
+            print(f"Inception's weights, 96 MB, are downloaded from {url} to {path}", flush=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), first)
+        else:
+            same = sha256(path.read_bytes()).hexdigest().startswith(first)
+            need(same, f"the SHA-256 of {path} must begin with {first}")
+        return path
 
 judges['inception'] = InceptionJudge
 
-# %% ../nbs/16_judges.ipynb #987a93e3
+# %% ../nbs/16_judges.ipynb #294b1f07
 #| code-fold: true
 @lru_cache(maxsize=4)
 def _made(cls, *args):
     return cls(*args).to('cuda' if torch.cuda.is_available() else 'cpu')
 
 def get_judge(
-    name='digits',  # one of `judges`, or a judge's class
+    name='digits',  # one of `judges`, a dotted path, or a judge's class
     path=None,      # file of the weights, for `inception`; None fetches them once
 )->Judge:           # the same one each time, on a GPU if there is one
     """A judge, made once and kept.
     Raises ValueError for an unknown name, or a path where the judge is trained here."""
-    cls = judges.get(name) if isinstance(name, str) else name
-    if cls is None: raise ValueError(f"judge must be one of {', '.join(judges)}, got {name!r}")
+    cls = find(judges, name, 'judge') if isinstance(name, str) else name
     if path is None: return _made(cls)
-    if issubclass(cls, InceptionJudge): return _made(cls, path)
-    raise ValueError(f"path must be None for judge {name!r}, which is trained here, got {path}")
+    given = issubclass(cls, InceptionJudge)
+    need(given, f"path must be None for judge {name!r}, which is trained here, got {path}")
+    return _made(cls, path)

@@ -27,7 +27,7 @@ class Mixture:
         weights, means, covs, labels = _fitting(weights, means, covs, labels)
         self.weights, self.means, self.covs = weights/weights.sum(), means, covs
         self.labels, self.null = labels, int(labels.max()) + 1
-        # log π_k/π_c: a row for each class, −∞ outside it; the last row for no class
+        # log π_k/π_c: a row for each class, −∞ outside it; the last for no class
         mine = torch.stack([*(labels == c for c in range(self.null)), labels >= 0])
         self.log_shares = (self.weights*mine).log().log_softmax(1)
         self.vars, self.axes = torch.linalg.eigh(covs)
@@ -168,7 +168,7 @@ def score(self:Mixture,
 )->Tensor:       # (b, d)
     "∇ log p(z_λ|y), exactly."
     d, var, logw = self._parts(z, lam, y)
-    pulls = logw.softmax(1)[...,None]*d/var          # r_k C_k⁻¹(z − αm_k), on its axes
+    pulls = logw.softmax(1)[...,None]*d/var      # r_k C_k⁻¹(z − αm_k), on its axes
     return -pulls.flatten(1) @ self.flat.T.to(z)
 
 @patch

@@ -48,7 +48,7 @@ def _points(name, x, y, dims='n'):
 
 
 
-# %% ../nbs/plots.ipynb #7677f13a
+# %% ../nbs/plots.ipynb #d57a9d31
 def show_points(
     x:Tensor,       # (n, 2) points
     y=None,         # (n,) class of each; None draws all in one colour
@@ -64,8 +64,8 @@ def show_points(
     ax.scatter(*x.T, s=s, alpha=alpha, linewidths=0, **{'c': c, **kwargs})
     for c, name in enumerate(vocab or []):
         ax.scatter([], [], color=class_colors([c]), s=20, label=name)
-    beside = dict(loc='upper left', bbox_to_anchor=(1, 1), frameon=False)
-    if vocab: ax.legend(fontsize=8, **beside)
+    if vocab: ax.legend(fontsize=8, loc='upper left', bbox_to_anchor=(1, 1),
+                        frameon=False)
     ax.set_aspect('equal')
     return ax
 

@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = ['HalfPrecision', 'rng_state', 'set_rng_state', 'Deal']
 
-# %% ../nbs/34_processes.ipynb #822d40e3
+# %% ../nbs/34_processes.ipynb #2bb324c5
+#| code-fold: true
 import torch
 from functools import partial
+from .doors import need
 from . import data  # noqa: F401 (quiet import of fastai)
 from fastai.callback.core import Callback, CancelStepException
 from fastai.callback.fp16 import MixedPrecision
@@ -15,7 +17,7 @@ from fastai.callback.training import GradientAccumulation
 from fastai.distributed import DistributedTrainer
 from fastai.torch_core import find_bs, get_model, num_distrib, rank_distrib
 
-# %% ../nbs/34_processes.ipynb #8037223f
+# %% ../nbs/34_processes.ipynb #e44a02c8
 class HalfPrecision(MixedPrecision):
     """fastai's `MixedPrecision` on any device: the network's products in 16 bits by
     its model's `amp_dtype`; weights, noise and loss in float32.
@@ -28,15 +30,14 @@ class HalfPrecision(MixedPrecision):
     ):
         dtypes = dict(bf16=torch.bfloat16, fp16=torch.float16)
         self.dtype = dtypes.get(getattr(amp_mode, 'value', amp_mode))
-        if self.dtype is None:
-            raise ValueError(f"amp_mode must be bf16 or fp16, got {amp_mode!r}")
+        need(self.dtype, f"amp_mode must be bf16 or fp16, got {amp_mode!r}")
         kwargs['enabled'] = self.dtype == torch.float16
         super().__init__(amp_mode, **kwargs)
 
     def before_fit(self):
         model, device = get_model(self.model), next(self.model.parameters()).device
-        if not hasattr(model, 'amp_dtype'):
-            raise ValueError(f"model must have `amp_dtype`, as `Denoiser`: got {type(model)}")
+        can, kind = hasattr(model, 'amp_dtype'), type(model)
+        need(can, f"model must have `amp_dtype`, as `Denoiser`: got {kind}")
         self.learn.scaler = torch.amp.GradScaler(device.type, **self.kwargs)
         self.scales, self.left_out, self.told, self.in_a_row = [], 0, 0, 0
 
@@ -55,8 +56,8 @@ class HalfPrecision(MixedPrecision):
 
     def after_loss(self):
         "An overflow stays in the gradients, and out of the record of the loss"
-        if not self.training or not self.scaler.is_enabled(): return
-        if self.loss.isfinite() or hasattr(self.learn, 'lr_finder'): return
+        off = not self.training or not self.scaler.is_enabled()
+        if off or self.loss.isfinite() or hasattr(self.learn, 'lr_finder'): return
         mean, none = self.recorder.smooth_loss, torch.zeros_like(self.loss)
         self.learn.loss = mean.value if mean.count else none
 
@@ -66,8 +67,8 @@ class HalfPrecision(MixedPrecision):
             self.left_out, self.in_a_row = self.left_out+1, self.in_a_row+1
             if self.in_a_row < self.patience: raise
             said = (f"float16 overflowed in {self.in_a_row} steps in a row, the "
-                    f"last one {self.train_iter+1}: training stopped, weights as before "
-                    "them; bf16 has float32's range")
+                    f"last one {self.train_iter+1}: training stopped, weights as "
+                    "before them; bf16 has float32's range")
             raise FloatingPointError(said) from None
         self.in_a_row = 0
 
@@ -98,7 +99,7 @@ def set_rng_state(
         torch.cuda.set_rng_state(state['rng_cuda'])
     for dl, s in zip(dls, state['rng_dl']): dl.rng.setstate(s)
 
-# %% ../nbs/34_processes.ipynb #1997ce26
+# %% ../nbs/34_processes.ipynb #7646acd0
 class Deal(Callback):
     """In `learn.distrib_ctx()`, all processes draw the same numbers for the whole
     batch, and each keeps every k-th row; elsewhere nothing.
@@ -112,17 +113,16 @@ class Deal(Callback):
         self.run_train = k > 1
         if k < 2: return
         acc, loaders = trainer.accelerator, trainer.old_dls
-        if (bs := loaders[0].bs)%k:
-            raise ValueError("the batch size must be a multiple of the "
-                             f"{k} processes, got {bs}")
-        launched = acc.mixed_precision, acc.gradient_accumulation_steps
-        if launched != ('no', 1) or get_model(self.model) is self.model:
-            raise ValueError("precision, accumulation and compilation are chosen "
-                             "here, not by the launcher")
+        bs, launched = loaders[0].bs, (acc.mixed_precision, acc.gradient_accumulation_steps)
+        need(bs%k == 0,
+             f"the batch size must be a multiple of the {k} processes, got {bs}")
+        ours = launched == ('no', 1) and get_model(self.model) is not self.model
+        need(ours, "precision, accumulation and compilation are chosen here, "
+             "not by the launcher")
         self.learn.dls.loaders = loaders            # of whole batches
         self.dls.to(next(self.model.parameters()).device)
         states = [rng_state(loaders)]
-        torch.distributed.broadcast_object_list(states)     # all draw what one draws
+        torch.distributed.broadcast_object_list(states)  # all draw what one draws
         set_rng_state(states[0], loaders)
 
     def before_train(self):
@@ -132,11 +132,11 @@ class Deal(Callback):
     def before_batch(self):
         n, k = find_bs(self.yb), self.k
         mine = torch.arange(rank_distrib(), n + -n%k, k, device=self.yb[0].device)%n
-        self.learn.xb = tuple(t[mine] for t in self.xb)
-        self.learn.yb = tuple(t[mine] for t in self.yb)
+        self.learn.xb, self.learn.yb = (
+            tuple(t[mine] for t in o) for o in (self.xb, self.yb))
         parts = self.learn._grab_cbs(GradientAccumulation)
-        sync = all(cb.count + n >= cb.n_acc for cb in parts)
-        self.model.require_backward_grad_sync = sync    # once a step
+        self.model.require_backward_grad_sync = (       # once a step
+            all(cb.count + n >= cb.n_acc for cb in parts))
         self.common = rng_state()
         own = torch.initial_seed(), self.train_iter, rank_distrib()
         torch.manual_seed(hash(own))                    # for what the network draws

@@ -185,7 +185,7 @@ def _warn_of(x, calls):
     where = f', from call {first[0]+1} on, at λ = {first[1]:.4g}' if first else ''
     warn(f'{bad} of {len(x)} samples are not finite{where}', stacklevel=4)
 
-# %% ../nbs/06_sampling.ipynb #01ab423d
+# %% ../nbs/06_sampling.ipynb #192d4a99
 @torch.no_grad()
 def sample(
     model,                # the contract: `model(z, lam, y) -> eps`
@@ -203,7 +203,7 @@ def sample(
     progress:bool=False,  # show a progress bar, in a notebook or a terminal
 )->Tensor:                # (n, …) samples
     """Samples from `model`; the last call returns x̂ (Ho & Salimans, §2).
-    Raises ValueError for what does not fit; warns of samples that are not finite."""
+    Raises ValueError for what does not fit; warns where samples are not finite."""
     y, lams, table = _fitting(model, shape, y, sampler, n_steps, lams, clip, bs)
     if device is None and isinstance(model, nn.Module):
         device = next((p.device for p in model.parameters()), None)

@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['LateUNet', 'recompute']
 
-# %% ../nbs/33_variants.ipynb #c11bd61e
+# %% ../nbs/33_variants.ipynb #b9a07a7f
+#| code-fold: true
 import torch
 from fastcore.meta import delegates
 from torch import nn, Tensor
 from torch.utils.checkpoint import checkpoint
+from .doors import need
 from .nets import Float32, Stage, UNet
 
-# %% ../nbs/33_variants.ipynb #58efc5fc
+# %% ../nbs/33_variants.ipynb #c1528fc7
 class LateUNet(UNet):
     """A U-Net that is told the class late, and whose way back may be shorter.
     Raises ValueError for `late` or `up_blocks` out of range, or as `UNet` does."""
@@ -21,23 +23,24 @@ class LateUNet(UNet):
         image_size:int,      # height and width, pixels
         in_channels:int,     # channels of z
         model_channels:int,  # channels that `channel_mult` multiplies, even
-        late:int=0,          # stages that are not told the class, from the first one down
+        late:int=0,          # stages that are not told the class, from the first on
         up_blocks:int=None,  # stages at each size on the way back; None: all
         **kwargs,
     ):
         super().__init__(image_size, in_channels, model_channels, **kwargs)
         k = self.num_res_blocks+1
         self.late, self.up_blocks = late, k if up_blocks is None else up_blocks
-        if not 1 <= self.up_blocks <= k:
-            raise ValueError(f"up_blocks must lie in 1 … {k}, got {up_blocks}")
-        full, self.output_blocks, self.skips = self.output_blocks, nn.ModuleList(), []
+        need(1 <= self.up_blocks <= k, f"up_blocks must lie in 1 … {k}, got {up_blocks}")
+        full, self.output_blocks = self.output_blocks, nn.ModuleList()
+        self.skips:list = []
         for i in range(0, len(full), k):
             kept, doubling = full[i:i+self.up_blocks], full[i+k-1][-1]
-            if len(kept) < k and i+k < len(full): kept[-1].append(doubling)  # type:ignore
+            if len(kept) < k and i+k < len(full):
+                kept[-1].append(doubling)                # type:ignore
             self.output_blocks.extend(kept)
             self.skips += [len(full)-1-j for j in range(i, i+len(kept))]
         n = len(self.stages())
-        if not 0 <= late < n: raise ValueError(f"late must lie in 0 … {n-1}, got {late}")
+        need(0 <= late < n, f"late must lie in 0 … {n-1}, got {late}")
 
     def stages(self)->list:
         "All stages in order: down, the bottom, up."
@@ -45,15 +48,15 @@ class LateUNet(UNet):
 
     def _through(self, z, lam, y, twice=False):
         "The output told y; or that and the one told nothing, one below the other"
-        if z.shape[1:] != self.shape:
-            raise ValueError(f"z must be images of shape {self.shape}, "
-                             f"got {tuple(z.shape[1:])}")
+        got = tuple(z.shape[1:])
+        need(got == self.shape,
+             f"z must be images of shape {self.shape}, got {got}")
         plain, told = self.embed(lam), self.embed(lam, y)
         if twice: told = torch.cat([told, plain])
         h, hs, bottom = z.to(plain.dtype), [], len(self.input_blocks)
         for i, stage in enumerate(self.stages()):
             skips = [hs[self.skips[i-bottom-1]]] if i > bottom else []
-            glued = [o.repeat(len(h)//len(o), 1, 1, 1) for o in skips]    # 1 or 2 of each
+            glued = [o.repeat(len(h)//len(o), 1, 1, 1) for o in skips]  # one or two
             hs.append(h := stage(h, told if i >= self.late else plain, *glued))
         return self.out(h).to(z.dtype)
 
@@ -70,10 +73,10 @@ class LateUNet(UNet):
         lam:Tensor,  # (b,) log-SNR, nats
         y:Tensor,    # what it is told
     )->tuple:        # the outputs told y and told nothing, each of the shape of `z`
-        "What `forward` says to y and to None; before the class all is computed once."
+        "What `forward` says to y and to None; all before the class is computed once."
         return self._through(z, lam, y, twice=True).chunk(2)
 
-# %% ../nbs/33_variants.ipynb #bdbcf220
+# %% ../nbs/33_variants.ipynb #1c429980
 class _Again:
     def forward(self, *args):
         once = super().forward
@@ -86,7 +89,7 @@ class _AgainFloat32(_Again, Float32): pass
 def recompute(
     net:nn.Module,  # a network made of `Stage`s, such as `UNet`
 )->nn.Module:       # the same
-    "In training each stage is computed again for its gradient; its insides are not kept."
+    "In training a stage's insides are not kept, but computed again for its gradient."
     again = {Stage: _AgainStage, Float32: _AgainFloat32}
     for m in net.modules(): m.__class__ = again.get(type(m), type(m))
     return net
