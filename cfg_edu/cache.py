@@ -54,12 +54,10 @@ class _Pieces:
     def __init__(self, folder, pieces, make):
         self.pieces, self.make = pieces, make
         self.files = [folder/f'{k:06}.npz' for k in range(len(pieces))]
-
     def __getitem__(self, k):
         "What a worker does: number, images and classes, or the error it met"
         try: return k, *self.make(self.pieces[k][1])
         except (OSError, ValueError) as e: return k, e, None
-
     def make_all(self, n_workers, progress):
         "Those of the files that are not there"
         todo = [k for k,f in enumerate(self.files) if not f.exists()]

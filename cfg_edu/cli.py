@@ -76,7 +76,7 @@ def cfg_prepare(
     _say(f"{folder}: {what}, {m.n_train:,} to train on")
     return folder
 
-# %% ../nbs/41_cli.ipynb #f6fc38ff
+# %% ../nbs/41_cli.ipynb #11641f23
 #| code-fold: true
 class Plan(AttrDict):
     """The settings of a training: what was asked, else the data's, else the network's.
@@ -98,6 +98,7 @@ class Plan(AttrDict):
             need(s[k] is None or s[k] >= 1, f"{k} must be at least 1, got {s[k]}")
         for k in ('lr', 'grad_clip'):
             need(0 < s[k] < math.inf, f"{k} must be above 0 and finite, got {s[k]}")
+        Schedule(s.lam_min, s.lam_max)
         Sampling(seed=s.seed, precision=s.precision)        # the same doors
         need(s.init in (None, 'adm'), f"init must be adm, got {s.init!r}")
         said = f"init adm is net adm64 that predicts eps, got {s.net!r} and {s.predicts!r}"
@@ -366,7 +367,7 @@ def _images(path):
 @delegates(Jury)
 def cfg_evaluate(
     run:str,        # run folder; or .npz, arr_0 uint8 images (n, h, w, c), arr_1 labels
-    w:float=None,   # guidance weight, at least -1; default: 0, off; of a file a note
+    w:float=None,   # guidance weight, at least -1; default 0, off; for a file, a note
     data:str=None,  # rung of the real images, for an .npz; default: the run's
     **kwargs,
 ):

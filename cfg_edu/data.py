@@ -136,26 +136,22 @@ def data_dls(
 class _Toys:
     "n points of each, and their classes, drawn by the generator g"
     def mixture(n, g): return ring().draw(n, generator=g)
-
     def moons(n, g):
         y, t = torch.randint(2, (n,), generator=g), pi*torch.rand(n, generator=g)
         s = 1-2*y              # the second moon is the first one turned by 180°
         x = .6*s[:,None]*torch.stack([t.cos()-.5, t.sin()-.25], 1)
         return x + .04*torch.randn(n, 2, generator=g), y
-
     def spirals(n, g):
         y, t = torch.randint(2, (n,), generator=g), torch.rand(n, generator=g)**.5
         a = 3*pi*t + pi*y
         x = .9*t[:,None]*torch.stack([a.cos(), a.sin()], 1)
         return x + .02*torch.randn(n, 2, generator=g), y
-
     def pinwheel(n, g):
         y, e = torch.randint(5, (n,), generator=g), torch.randn(n, 2, generator=g)
         r = .5+.15*e[:,0]
         a = 2*pi*y/5 + 2.5*r   # farther out, farther round
         x, w = r[:,None]*torch.stack([a.cos(), a.sin()], 1), .04*e[:,1:]
         return x + w*torch.stack([-a.sin(), a.cos()], 1), y
-
     def checkerboard(n, g):
         y, j = (torch.randint(k, (n,), generator=g) for k in (4, 2))
         return (torch.stack([2*j + y%2, y], 1) +

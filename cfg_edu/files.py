@@ -105,9 +105,9 @@ def cached(
     "What `make()` gave once; where nothing can be written it warns and goes on."
     path = cache_dir()/f'{name}.safetensors'
     with suppress(OSError, SafetensorError), safe_open(path, 'pt') as f:
-        ts = {k: f.get_tensor(k) for k in sorted(f.keys())}   # absent or damaged:
-        known = (f.metadata() or {}).get('fingerprint')       # made below
-        if known == fingerprint(*ts, *ts.values()): return ts
+        ts = {k: f.get_tensor(k) for k in sorted(f.keys())}
+        known = (f.metadata() or {}).get('fingerprint')
+        if known == fingerprint(*ts, *ts.values()): return ts  # else damaged
     ts = {k: v.contiguous() for k,v in sorted(make().items())}
     try:
         with guarded(path.parent), replacing(path) as f:

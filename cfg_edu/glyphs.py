@@ -73,7 +73,7 @@ def _glyph(seed, i, size):
     x = (255*(ground + (ink-ground)*mask) + .5).astype(np.uint8)
     return x, y, -gap if dark else gap, mask, turn
 
-# %% ../nbs/11_glyphs.ipynb #ac8110cc
+# %% ../nbs/11_glyphs.ipynb #b4688b60
 def draw_glyphs(
     n:int,           # images
     size:int=64,     # pixels, at least 8
@@ -83,8 +83,8 @@ def draw_glyphs(
 )->tuple: # x (n, 3, size, size) uint8, y (n,) int64; where `told`, (n, 3) float32
     """Random characters; image i depends on `seed`, `start` + i and `size` alone.
     Raises ValueError for a bad number."""
-    limits = ('n', n, 0), ('size', size, 8), ('seed', seed, 0), ('start', start, 0)
-    for k,v,lo in limits:
+    for k,v,lo in (('n', n, 0), ('size', size, 8), ('seed', seed, 0),
+            ('start', start, 0)):
         good = isinstance(v, Integral) and v >= lo
         need(good, f"{k} must be an integer of at least {lo}, got {v!r}")
     x, y = np.empty((n, 3, size, size), np.uint8), np.empty(n, np.int64)

@@ -27,27 +27,27 @@ def imagenet_classes(
         rows = sorted(csv.DictReader(f), key=keys[order])
     return [o['wnid'] for o in rows], [o['name'] for o in rows]
 
-# %% ../nbs/31_imagenet.ipynb #fc638226
-class _Said:
-    "Takes down what an honest pickle says of an array; numpy makes it of the bytes"
-    def __init__(self, *args): self.args = args
-    def __setstate__(self, state): self.state = state
-    def __array__(self, dtype=None, copy=None):
-        if hasattr(self, 'state'): _, shape, kind, fortran, raw = self.state
-        else: (raw, kind, shape), fortran = self.args[:3], self.args[3] == 'F'
-        raw = getattr(raw, 'args', [raw])[0]        # before protocol 3: a text
-        raw = raw.encode('latin1') if isinstance(raw, str) else raw
-        number = np.dtype(kind.args[0]).newbyteorder(kind.state[1])
-        order = 'F' if fortran else 'C'
-        return np.frombuffer(raw, number).reshape(shape, order=order)
-
+# %% ../nbs/31_imagenet.ipynb #cf7edd40
 class _Plain(pickle.Unpickler):
-    "Reads numbers, texts, containers; arrays become `_Said`; refuses other names"
+    "Reads numbers, texts, containers; arrays become `Said`; refuses other names"
     known = '_reconstruct', '_frombuffer', 'ndarray', 'dtype', 'encode'
+    class Said:
+        "Takes down what a pickle says of an array; numpy makes it of the bytes"
+        def __init__(self, *args): self.args = args
+        def __setstate__(self, state): self.state = state
+        def __array__(self, dtype=None, copy=None):
+            if hasattr(self, 'state'): _, shape, kind, fortran, raw = self.state
+            else: (raw, kind, shape), fortran = self.args[:3], self.args[3] == 'F'
+            raw = getattr(raw, 'args', [raw])[0]    # before protocol 3: a text
+            raw = raw.encode('latin1') if isinstance(raw, str) else raw
+            number = np.dtype(kind.args[0]).newbyteorder(kind.state[1])
+            return np.frombuffer(raw, number).reshape(shape,
+                order='F' if fortran else 'C')
     def find_class(self, module, name):
-        root, asked = module.split('.')[0], f'{module}.{name}'
-        if name in self.known and root in ('numpy', '_codecs'): return _Said
-        raise pickle.UnpicklingError(f"it asks for {asked}, which is refused")
+        if name in self.known and module.split('.')[0] in ('numpy', '_codecs'):
+            return self.Said
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, "
+            "which is refused")
 
 # %% ../nbs/31_imagenet.ipynb #43f8fd7b
 #| code-fold: true

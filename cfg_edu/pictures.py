@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['readers', 'area', 'prepare', 'images_dls']
 
-# %% ../nbs/30_pictures.ipynb #cc57c1bf
+# %% ../nbs/30_pictures.ipynb #cb0b018f
 import numpy as np, os
 from functools import lru_cache
 from pathlib import Path
 from zipfile import ZipFile
 from PIL import Image
-from fastcore.basics import patch
 from .doors import need
 from .files import cache_dir, fingerprint
 from .data import DataLoaders, Rung, rungs
@@ -40,7 +39,8 @@ def area(
     a = _overlap(s, size)
     return np.tensordot(a, np.tensordot(a, x, (1, 0)), (1, 1)).swapaxes(0, 1)
 
-# %% ../nbs/30_pictures.ipynb #84429a4e
+# %% ../nbs/30_pictures.ipynb #18c8e0e4
+#| code-fold: true
 class _Folders:
     "Pictures in a folder for each class, or such folders in `train` and in `val`"
     suffixes = tuple('.bmp .gif .jpeg .jpg .png .ppm .tif .tiff .webp'.split())
@@ -62,41 +62,37 @@ class _Folders:
         except Exception as e:
             raise ValueError(f"{file} cannot be read as a picture: {e}") from None
 
-# %% ../nbs/30_pictures.ipynb #0d2fd8ad
-#| code-fold: true
-@patch
-def scan(self:_Folders, part, vocab=None):
-    "Names of the class folders in `part`; each picture's name, class, size and date"
-    from torchvision.datasets.folder import make_dataset
-    d, n = self.path/part, len(str(self.path))
-    dirs = {o.name for o in d.iterdir() if o.is_dir() and o.name[0] != '.'}
-    need(dirs, f"{d} holds no class folders, and nothing else that can be read")
-    vocab = vocab or sorted(dirs)
-    if new := dirs - {*vocab}:
-        raise ValueError(f"{d} has the class {min(new)}, "
-            f"{self.path/'train'} does not")
-    def fits(f): return f.lower().endswith(self.suffixes) and f'{os.sep}.' not in f[n:]
-    known = {c: k for k,c in enumerate(vocab) if c in dirs}
-    try: found = make_dataset(d, known, is_valid_file=fits)
-    except FileNotFoundError as e:
-        raise ValueError(f"{d}: {e}Pictures end in "
-            f"{', '.join(self.suffixes)}") from None
-    dated = ((f[n+1:], k, os.stat(f)) for f,k in found)
-    return vocab, [(f, k, s.st_size, s.st_mtime_ns) for f,k,s in dated]
+    def scan(self, part, vocab=None):
+        "Names of the class folders in `part`; each picture's name, class, size and date"
+        from torchvision.datasets.folder import make_dataset
+        d, n = self.path/part, len(str(self.path))
+        dirs = {o.name for o in d.iterdir() if o.is_dir() and o.name[0] != '.'}
+        need(dirs, f"{d} holds no class folders, and nothing else that can be read")
+        vocab = vocab or sorted(dirs)
+        if new := dirs - {*vocab}:
+            raise ValueError(f"{d} has the class {min(new)}, "
+                f"{self.path/'train'} does not")
+        def fits(f): return f.lower().endswith(self.suffixes) and f'{os.sep}.' not in f[n:]
+        known = {c: k for k,c in enumerate(vocab) if c in dirs}
+        try: found = make_dataset(d, known, is_valid_file=fits)
+        except FileNotFoundError as e:
+            raise ValueError(f"{d}: {e}Pictures end in "
+                f"{', '.join(self.suffixes)}") from None
+        dated = ((f[n+1:], k, os.stat(f)) for f,k in found)
+        return vocab, [(f, k, s.st_size, s.st_mtime_ns) for f,k,s in dated]
 
-@patch
-def source(self:_Folders):
-    "What `build_cache` needs"
-    if all((self.path/part).is_dir() for part in ('train', 'val')):
-        vocab, train = self.scan('train')
-        _, held = self.scan('val', vocab)
-    else:
-        vocab, found = self.scan('.')
-        lot = {o: int(fingerprint(o[0]), 16) for o in found}
-        out = {o for o in found if lot[o]%20 == 0} or {min(lot, key=lot.get)}
-        train, held = ([o for o in found if (o in out) == k] for k in (False, True))
-        need(train, f"{self.path} must hold at least two pictures")
-    return dict(parts=dict(train=train, valid=held), make=self, vocab=vocab)
+    def source(self):
+        "What `build_cache` needs"
+        if all((self.path/part).is_dir() for part in ('train', 'val')):
+            vocab, train = self.scan('train')
+            _, held = self.scan('val', vocab)
+        else:
+            vocab, found = self.scan('.')
+            lot = {o: int(fingerprint(o[0]), 16) for o in found}
+            out = {o for o in found if lot[o]%20 == 0} or {min(lot, key=lot.get)}
+            train, held = ([o for o in found if (o in out) == k] for k in (False, True))
+            need(train, f"{self.path} must hold at least two pictures")
+        return dict(parts=dict(train=train, valid=held), make=self, vocab=vocab)
 
 # %% ../nbs/30_pictures.ipynb #f8b1ad08
 #| code-fold: true
@@ -127,7 +123,7 @@ def _arrays(path, size):
     def make(i): return x[i].transpose(0, 3, 1, 2), y[i]
     return dict(parts=parts, make=make, vocab=names, source=dated, n_workers=1)
 
-# %% ../nbs/30_pictures.ipynb #a458a0d0
+# %% ../nbs/30_pictures.ipynb #6993c3c8
 readers:dict = dict(arrays=_arrays)  # `f(path, size)`: for `build_cache`, or None
 
 def prepare(
@@ -139,8 +135,8 @@ def prepare(
 )->Path:                # the cache's folder
     """Makes an image cache of `path`, or continues where it stopped.
     Raises ValueError or FileNotFoundError that names whatever cannot be used."""
-    many = 1 if n_workers is None else n_workers
-    for k,v in dict(size=size, n_workers=many).items():
+    for k,v in dict(size=size,
+            n_workers=1 if n_workers is None else n_workers).items():
         need(isinstance(v, int) and v >= 1,
             f"{k} must be an integer of at least 1, got {v!r}")
     path = Path(path).expanduser()

@@ -201,7 +201,7 @@ class Checkpoint(Callback):
             raise FloatingPointError(said)
         step = self.train_iter//per_step(self.learn)
         self.rows.append([len(self.rows)+1, step, *self.recorder.values[-1]])
-        first(self.write)
+        first(self.write)                       # all processes wait for it
         for o in self.learn.cbs:                # notes of every batch fill the memory
             notes = [vars(o).get(k, []) for k in ('losses', 'lrs', 'scales')]
             for l in (*notes, *vars(o).get('hps', {}).values()): l.clear()

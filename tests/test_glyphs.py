@@ -76,7 +76,7 @@ def test_turns_are_clockwise(monkeypatch):
     (lambda: glyphs_dls(16, n=5), 'n must be an integer of at least 10, got 5'),
     (lambda: glyphs_dls(16, n=50.), 'n must be an integer of at least 10, got 50.0'),
     (lambda: glyphs_dls(4, n=500), 'size must be an integer of at least 8, got 4'),
-    (lambda: glyphs_dls(16, n=100), 'bs must lie in 1…100')])
+    (lambda: glyphs_dls(16, n=100), 'bs must lie in 1…100, images, got 128')])
 def test_bad_numbers_are_refused(call, said):
     with pytest.raises(ValueError, match=said): call()
 

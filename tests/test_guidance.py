@@ -139,6 +139,13 @@ def test_scales_of_others(name, w):
     else: assert to_w(.5, name) == 0.                                  # its pipelines ask for no guidance up to 1
 
 
+def test_a_scale_of_anybodys():
+    "A dotted path to the scale at which guidance is off"
+    try: assert to_w(7.5, 'token.NAME') == 6.5 and to_scale(6.5, 'token.NAME') == 7.5      # an integer, 1
+    finally: conventions.pop('token.NAME', None)
+    with pytest.raises(ValueError, match='convention must be one of paper'): to_w(1., 'math.tau')
+
+
 def test_gradients_may_be_off_around_it():
     "The push needs a gradient of its own, under `no_grad` and with a z that is used elsewhere"
     m = three()

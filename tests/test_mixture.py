@@ -178,6 +178,7 @@ def test_contract():
     assert m.null_like(y).tolist() == [4, 4, 4] and m.null_like(y).dtype == torch.int64
     assert m.check_y(None, 2).tolist() == [4, 4] and m.check_y(2, 3).tolist() == [2, 2, 2]
     assert m.check_y([0, 4], 2).tolist() == [0, 4] and torch.equal(m.check_y(y, 3), y)
+    for kind in (torch.uint8, torch.int32): assert torch.equal(m(torch.ones(3, 2), torch.zeros(3), y.to(kind)), m(torch.ones(3, 2), torch.zeros(3), y))
 
 
 def test_sliced_wasserstein():

@@ -4,7 +4,7 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 from cfg_edu.schedule import Schedule, amps
 from cfg_edu.mixture import three
-from cfg_edu.process import diffuse, forward, posterior, posterior_weights, transition, transition_var
+from cfg_edu.process import diffuse, forward, fresh, posterior, posterior_weights, transition, transition_var
 
 f64 = lambda *v: torch.tensor(v, dtype=torch.float64)
 levels = st.tuples(st.floats(-15, 15), st.floats(0, 10)).map(lambda o: (o[0], o[0]+o[1]))
@@ -122,7 +122,7 @@ def test_small_steps():
 def test_small_steps_in_float32(step):
     "Every digit of the variance is kept, where 1 − exp would lose all but three"
     lam, lam_s = torch.zeros(1), torch.full((1,), step)
-    for f in (lambda a, b: posterior_weights(a, b)[1], lambda a, b: posterior_weights(a, b)[2],
+    for f in (fresh, lambda a, b: posterior_weights(a, b)[1], lambda a, b: posterior_weights(a, b)[2],
               lambda a, b: transition_var(a, b), lambda a, b: forward(torch.ones(1), b, a)[1]):
         assert abs(f(lam, lam_s)/f(lam.double(), lam_s.double()) - 1) < 1e-6
 
@@ -157,7 +157,7 @@ def test_wrong_way_round():
     "λ and λ′ exchanged would give a negative variance without a word; v outside [0, 1] a wrong one"
     z, lo, hi = f64(1., 1.), f64(-2., 0.), f64(1., 3.)
     for f in (lambda: forward(z, lo, hi), lambda: posterior(z, z, hi, lo), lambda: posterior_weights(hi, lo),
-              lambda: transition(z, z, hi, lo), lambda: transition_var(hi, lo)):
+              lambda: transition(z, z, hi, lo), lambda: transition_var(hi, lo), lambda: fresh(hi, lo)):
         with pytest.raises(ValueError, match='lam must not exceed lam_s, the cleaner level'): f()
     with pytest.raises(ValueError, match='lam must not'): forward(z, f64(1., -3.), f64(0., -2.))     # one of them
     for v in (-.1, 1.2, math.nan):
