@@ -380,7 +380,7 @@ def at_isc(
             return a[key] + t*(b[key]-a[key])
     return float('nan')
 
-# %% ../nbs/15_metrics.ipynb #8e3e8524
+# %% ../nbs/15_metrics.ipynb #47d22daa
 #| code-fold: true
 URL_STATISTICS = ('https://openaipublic.blob.core.windows.net/diffusion/jul-2021/'
                   'ref_batches/imagenet/64/VIRTUAL_imagenet64_labeled.npz')
@@ -389,6 +389,7 @@ def _read_stats(path, judge, n_prc, seed, progress):
     "`RealStats` from an .npz with `mu`, `sigma` and perhaps `arr_0`, channels last"
     try:
         with np.load(path) as f:
+            need('mu' in f and 'sigma' in f, "mu or sigma is missing")  # before reading
             ts = {k: torch.from_numpy(f[k]) for k in ('mu', 'sigma', 'arr_0') if k in f}
         mu, sigma, images = ts['mu'].double(), ts['sigma'].double(), ts.get('arr_0')
         finite = (mu.sum() + sigma.sum()).isfinite()
