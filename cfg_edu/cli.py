@@ -13,10 +13,9 @@ from functools import wraps
 from inspect import signature
 from itertools import zip_longest
 from pathlib import Path
-from zipfile import ZipFile
 from . import glyphs, imagenet  # noqa: F401 (their rungs)
 from .doors import find, need
-from .files import fingerprint, read_json, replacing
+from .files import fingerprint, read_json, read_npz, replacing
 from .schedule import Schedule
 from .plots import show_grid, show_points
 from .guidance import CFG
@@ -351,13 +350,11 @@ class Jury(Sampling):
 #| code-fold: true
 def _images(path):
     "Images (n, c, h, w) and their labels, or None, from an .npz"
-    most = 2**30 + 100*path.stat().st_size
     try:
-        size = sum(o.file_size for o in ZipFile(path).infolist())
-        need(size < most, f'it would unpack to {size:,} bytes')
-        with np.load(path) as f:
-            x = f['arr_0'].astype(np.uint8, casting='safe').transpose(0, 3, 1, 2)
-            return torch.from_numpy(x), f['arr_1'].astype(int) if 'arr_1' in f else None
+        f = read_npz(path)
+        x = f['arr_0'].astype(np.uint8, casting='safe').transpose(0, 3, 1, 2)
+        return torch.from_numpy(x), f['arr_1'].astype(int) if 'arr_1' in f else None
+    except FileNotFoundError: raise
     except Exception as e:
         raise ValueError(f"{path} must hold uint8 images (n, h, w, c) as arr_0 "
                          f"({e})") from None

@@ -23,8 +23,8 @@ class ClassAverage(Wrapper):
         stop:float=8.,    # log-SNR, nats, beyond which the weights stay
     ):
         super().__init__(model)
-        n = getattr(model, 'null', None)
-        need(n is not None, "model must have its number of classes in `null`")
+        n = getattr(model, 'null', None) or 0
+        need(n, "model must have its number of classes in `null`")
         prior = torch.ones(n) if prior is None else torch.as_tensor(prior).double()
         good = prior.shape == (n,) and ((prior > 0) & prior.isfinite()).all()
         need(good, f"prior must be {n} positive shares, got {prior.tolist()}")

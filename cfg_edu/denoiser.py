@@ -69,7 +69,7 @@ def both(
     z:Tensor,    # (b, …) noisy data
     lam:Tensor,  # (b,) log-SNR, nats
     y:Tensor,    # what the model is told, a row for each example
-)->tuple:        # the answers told y and told nothing, each (b, …)
+)->tuple[Tensor, Tensor]:  # the answers told y and told nothing, each (b, …)
     "Both answers of `model` about the same z, at the least cost."
     compiled = getattr(model, '_compiled_call_impl', None)    # only its calls are
     if hasattr(type(model), 'pair') and not compiled: return model.pair(z, lam, y)

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 from torch import nn, Tensor
 from tqdm.auto import tqdm
 from .doors import need
-from .files import cached, fingerprint
+from .files import cached, fingerprint, read_npz
 from .guidance import CFG
 from .sampling import sample
 
@@ -388,9 +388,7 @@ URL_STATISTICS = ('https://openaipublic.blob.core.windows.net/diffusion/jul-2021
 def _read_stats(path, judge, n_prc, seed, progress):
     "`RealStats` from an .npz with `mu`, `sigma` and perhaps `arr_0`, channels last"
     try:
-        with np.load(path) as f:
-            need('mu' in f and 'sigma' in f, "mu or sigma is missing")  # before reading
-            ts = {k: torch.from_numpy(f[k]) for k in ('mu', 'sigma', 'arr_0') if k in f}
+        ts = {k: torch.from_numpy(a) for k, a in read_npz(path).items()}
         mu, sigma, images = ts['mu'].double(), ts['sigma'].double(), ts.get('arr_0')
         finite = (mu.sum() + sigma.sum()).isfinite()
         near = dict(atol=1e-6*sigma.abs().max().item())

@@ -9,10 +9,9 @@ __all__ = ['readers', 'area', 'prepare', 'images_dls']
 import numpy as np, os
 from functools import lru_cache
 from pathlib import Path
-from zipfile import ZipFile
 from PIL import Image
 from .doors import need
-from .files import cache_dir, fingerprint
+from .files import cache_dir, fingerprint, read_npz
 from .data import DataLoaders, Rung, rungs
 from .cache import build_cache, cache_dls, open_cache
 
@@ -102,12 +101,8 @@ def _arrays(path, size):
     files = [path] if packed else [path/'arr_0.npy', path/'arr_1.npy']
     if not files[0].exists(): return None
     try:
-        if packed:
-            n = sum(o.file_size for o in ZipFile(path).infolist())
-            most = 2**30 + 100*path.stat().st_size  # no honest zip is smaller
-            need(n <= most, f"it would unpack to {n:,} bytes")
-            with np.load(path) as z: x, y = z['arr_0'], z['arr_1']
-        else: x, y = (np.load(f, mmap_mode='r') for f in files)
+        unpacked = (np.load(f, mmap_mode='r') for f in files)
+        x, y = map(read_npz(path).get, ('arr_0', 'arr_1')) if packed else unpacked
         n, lo = len(y), y.min()
         fits = (x.shape, y.shape, x.dtype) == ((n, size, size, 3), (n,), np.uint8)
         got = f"got {x.dtype} {x.shape} and {y.dtype} {y.shape} from {lo} on"

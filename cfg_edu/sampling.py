@@ -241,7 +241,7 @@ def _noiseless(make, v=0., sched=None):
     ancestral(v)
     return make(sched=sched)
 
-samplers = dict(                    # each called `samplers[name](v=v, sched=sched)`
+samplers:dict = dict(               # each called `samplers[name](v=v, sched=sched)`
     ancestral=ancestral,
     ddim=partial(_noiseless, ddim),
     heun=partial(_noiseless, heun),
