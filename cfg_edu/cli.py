@@ -14,7 +14,7 @@ from inspect import signature
 from itertools import zip_longest
 from pathlib import Path
 from . import glyphs, imagenet  # noqa: F401 (their rungs)
-from .doors import find, need
+from .doors import find, need, numbers
 from .files import fingerprint, read_json, read_npz, replacing
 from .schedule import Schedule
 from .plots import show_grid, show_points
@@ -248,7 +248,7 @@ def cfg_sample(
     run:str,      # run folder of a trained network
     n=100,        # samples
     w=1.,         # guidance weight, at least -1; 0 is off, -1 unconditional
-    y:int=None,   # class to sample; default: all classes in turn
+    y:str=None,   # class, or the numbers to tell, as in --y=-1,0.5; default: all classes
     out:str=None, # .npz to write; default RUN/samples_wW_yY_seedS.npz
     **kwargs,
 ):
@@ -265,7 +265,7 @@ def cfg_sample(
         last = x.movedim(1, -1) if x.ndim == 4 else x
         with replacing(out) as f: np.savez(f, last.numpy(), labels.numpy())
         ax = (show_grid(to_unit(x[:100]), ncols=10) if x.ndim == 4
-              else show_points(x, labels))
+              else show_points(x, labels if labels.ndim == 1 else None))
         _save(ax, out.with_suffix('.png'))
     with how.samples(out.parent, w, labels) as x: first(keep, x)
     _say(f'{out}: {n} samples at w = {w:g}, {how.n_steps} calls each; '
@@ -321,10 +321,20 @@ class Jury(Sampling):
             self.say(self.floor)
         self.real = real_stats(x, self.eye, known=known, progress=True)
 
+    def as_real(self,
+        dls,  # loaders of the real images
+    ):        # (n, d) what the first of them were told; None: classes, all in turn
+        "What is asked for where the model is told numbers."
+        if self.model.null: return None
+        need(dls, "stats must be None for a run that is told numbers: images have them")
+        y = dls.train_ds.tensors[1]
+        return y[torch.arange(self.n)%len(y)]
+
     def told(self,
-        y,  # (n,) classes
-    ):      # the same, where the judge has a verdict on them
-        return y if 'verdict' in self.eye.layers else None
+        y,  # (n,) classes, or (n, d) numbers
+    ):      # classes, where the judge has a verdict on them
+        classes = y is not None and y.ndim == 1
+        return y if classes and 'verdict' in self.eye.layers else None
 
     def row(self,
         w,  # guidance weight, or None
@@ -382,10 +392,12 @@ def cfg_evaluate(
         c, w, folder = jury.of(Run(run)).config, w or 0., run
         need(data in (None, c['data']),
              f"data must be {c['data']!r}, as in {run}, got {data!r}")
-        data, shape, y = c['data'], jury.shape, jury.asks(jury.n)
+        data, shape, made = c['data'], jury.shape, None
         jury.guided(w)
-        made = jury.samples(run, w, y)
     dls = None if jury.stats else _loaders(data, jury.path, seed=c.get('seed', 0), bs=1)
+    if made is None:
+        y = jury.asks(jury.n, jury.as_real(dls))
+        made = jury.samples(run, w, y)
     jury.meet(data, dls, shape)
     with made as x: row = first(jury.row, w, x, y)
     if row is None: return
@@ -400,10 +412,7 @@ def cfg_evaluate(
 def _weights(text):
     "Each of the numbers between commas once, or the paper's"
     if text is None: return [r['w'] for r in paper_table]
-    try: ws = dict.fromkeys(map(float, str(text).split(',')))
-    except ValueError:
-        raise ValueError(f"ws must be numbers separated by commas, got {text!r}") from None
-    return [CFG(None, w).w for w in ws]
+    return [CFG(None, w).w for w in dict.fromkeys(numbers(str(text), 'ws'))]
 
 # %% ../nbs/41_cli.ipynb #3ee6a8d3
 @patch
@@ -413,7 +422,7 @@ def sweep(self:Jury,
     y,       # (n,) classes
 ):           # the table's rows in order of w, in the first process
     "Judges samples at each weight that is not yet in `tradeoff.csv`."
-    file, ncols = folder/'tradeoff.csv', min(self.model.null, 20)
+    file, ncols = folder/'tradeoff.csv', min(self.model.null or 10, 20)
     done = {r['w']: r for r in (read_rows(file) if file.exists() else [])}
     PartialState().wait_for_everyone()                  # all have read: one writes
     def keep(w, x):
@@ -448,7 +457,8 @@ def cfg_tradeoff(
     dls = _loaders(data, jury.path, seed=c['seed'], bs=c.get('at_once', 1))
     jury.meet(data, dls, dls.train_ds.tensors[0].shape[1:])
     if not run.finished: c.fit(dls)
-    y, stats = jury.of(run).asks(jury.n), jury.stats and Path(jury.stats).name
+    y = jury.of(run).asks(jury.n, jury.as_real(dls))
+    stats = jury.stats and Path(jury.stats).name
     told = dict(bs=None, n=jury.n, judge=jury.judge, stats=stats, network=jury.id)
     with alone(run.path):
         first(run.claim, {**jury.asked, **told}, 'tradeoff.json', 'a sweep')

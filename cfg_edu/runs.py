@@ -10,7 +10,7 @@ import fastai, numpy as np, pandas as pd, platform, shutil, torch
 from contextlib import contextmanager, ExitStack
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
-from .doors import find, need
+from .doors import find, need, numbers
 from .files import fingerprint, guarded, read_json, replacing, write_json
 from .schedule import Schedule
 from .denoiser import Denoiser
@@ -299,13 +299,15 @@ class Sampling:
         return self
 
     def asks(self,
-        n:int,       # samples
-        y:int=None,  # class that is asked for; None: all in turn
-    ):               # (n,) int64
+        n:int,   # samples
+        y=None,  # a class, or what numbers are told; None: all classes in turn
+    ):           # (n,) int64 classes, or (n, d) float32
         "What is asked for in each sample."
         null = self.model.null
-        need(null, "run must know classes; what is told numbers is sampled in Python")
-        return torch.arange(n)%null if y is None else self.model.check_y(y, n).contiguous()
+        need(null or y is not None, "y must be the numbers to tell this run, got None")
+        if y is None: return torch.arange(n)%null
+        if isinstance(y, str): y = numbers(y, 'y') if not null else numbers(y, 'y')[0]
+        return self.model.check_y(y, n).contiguous()
 
     def guided(self,
         w:float,  # guidance weight

@@ -143,7 +143,25 @@ rung = Rung(make, 'mlp', steps=3, bs=10)
     run = Run(cli.cfg_train('told.rung', out='told'))
     assert (run.config['cond'], run.config['steps'], run.config['n_classes'], run.config['lr']) == ('vector', 3, 1, 4e-3)      # the rung's, then the network's
     assert run.model()(torch.zeros(2, 2), torch.zeros(2), torch.ones(2, 1)).shape == (2, 2)
-    refused(lambda: cli.cfg_sample('told', n=2), 'run must know classes')
+    refused(lambda: cli.cfg_sample('told', n=2), 'y must be the numbers to tell')
+    x, y = cli.cfg_sample('told', n=3, n_steps=2, y='.5')
+    assert x.shape == (3, 2) and y.tolist() == [[.5]]*3 and np.load('told/samples_w1_y.5_seed0.npz')['arr_1'].shape == (3, 1)
+    assert Path('told/samples_w1_y.5_seed0.png').exists()
+
+
+def test_vectors_can_be_judged(here):
+    Path('told2.py').write_text('''
+import torch
+from cfg_edu.data import data_dls, digits, Rung
+def make(bs=8, seed=0, device=None):
+    x, _ = digits()
+    return data_dls(x, x.mean((1, 2, 3))[:,None], bs=bs, seed=seed, device=device)
+rung = Rung(make, 'unet_digits', 'digits', steps=2, bs=10)
+''')
+    row, = cli.cfg_tradeoff('told2.rung', out='told', ws='0', n=20, n_steps=2)
+    again = cli.cfg_evaluate('told', n=20, n_steps=2)
+    refused(lambda: cli.cfg_evaluate('told', n=20, stats='s.npz'), 'stats must be None for a run that is told numbers')
+    assert row['n'] == 20 and 'agreement' not in row and again['fid'] == pytest.approx(row['fid'])     # asked for what the real ones were told
 
 
 # sampling

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from cfg_edu import cli, runs
 from cfg_edu.data import rungs, toy_dls
 from cfg_edu.guidance import CFG, rules
+from cfg_edu.conditions import Vector
 from cfg_edu.nets import MLP, presets
 from cfg_edu.doors import find, need
 from cfg_edu.runs import alone, Checkpoint, first, read_rows, Run, Sampling, write_rows
@@ -323,8 +324,12 @@ def test_what_is_asked_for(run):
     how = Sampling(n_steps=4).of(run)
     assert how.asks(5).tolist() == [0, 1, 0, 1, 0] and how.asks(3, 1).tolist() == [1, 1, 1] and how.asks(1, 2).tolist() == [2]
     refused(lambda: how.asks(3, 3), 'y must lie in 0 … 2 (null), got 3')
-    how.model.net.label_emb.null = None
-    refused(lambda: how.asks(3), 'run must know classes')
+    assert how.asks(2, '1').tolist() == [1, 1]
+    refused(lambda: how.asks(2, 'one'), "y must be numbers separated by commas, got 'one'")
+    how.model.net.label_emb = Vector(2, 8)
+    assert how.asks(2, '.5,-1').tolist() == how.asks(2, [.5, -1]).tolist() == [[.5, -1]]*2
+    refused(lambda: how.asks(3), 'y must be the numbers to tell')
+    refused(lambda: how.asks(3, '1,2,3'), 'got shape (3,)')
 
 
 def test_precision_is_that_of_the_network(run):
