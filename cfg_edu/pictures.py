@@ -8,6 +8,7 @@ __all__ = ['readers', 'area', 'prepare', 'images_dls']
 # %% ../nbs/30_pictures.ipynb #cb0b018f
 import numpy as np, os
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from PIL import Image
 from .doors import need
@@ -102,7 +103,7 @@ def _arrays(path, size):
     if not files[0].exists(): return None
     try:
         unpacked = (np.load(f, mmap_mode='r') for f in files)
-        x, y = map(read_npz(path).get, ('arr_0', 'arr_1')) if packed else unpacked
+        x, y = itemgetter('arr_0', 'arr_1')(read_npz(path)) if packed else unpacked
         n, lo = len(y), y.min()
         fits = (x.shape, y.shape, x.dtype) == ((n, size, size, 3), (n,), np.uint8)
         got = f"got {x.dtype} {x.shape} and {y.dtype} {y.shape} from {lo} on"
