@@ -7,7 +7,8 @@ __all__ = ['cfg_prepare', 'Plan', 'cfg_train', 'cfg_sample', 'Jury', 'cfg_evalua
 
 # %% ../nbs/41_cli.ipynb #8ab473a7
 import json, math, matplotlib.pyplot as plt, numpy as np, sys, time, torch
-from contextlib import nullcontext
+from argparse import ArgumentParser
+from contextlib import ExitStack, nullcontext
 from datetime import timedelta
 from functools import wraps
 from inspect import signature
@@ -34,17 +35,33 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from fastai.basics import AttrDict, delegates, patch, rank_distrib, store_attr
 from fastai.callback.all import ChannelsLast, GradientAccumulation, GradientClip
-from fastcore.script import call_parse, is_cli
+from fastcore.docments import docments
 from tqdm.auto import tqdm
 
 # %% ../nbs/41_cli.ipynb #79e0bbb7
 #| code-fold: true
+def _parser(f):
+    "An option for each argument; between its words may be - or _"
+    parser, said = ArgumentParser(f.__name__, description=f.__doc__), docments(f)
+    for k, o in signature(f).parameters.items():
+        kind = type(o.default) if o.annotation is o.empty else o.annotation
+        if o.default is o.empty:
+            parser.add_argument(k, help=said[k], type=kind)
+            continue
+        names = dict.fromkeys((f'--{k}', f"--{k.replace('_', '-')}"))
+        how = dict(action='store_true') if kind is bool else dict(type=kind, metavar='…')
+        given = '' if o.default is None or kind is bool else f' (default: {o.default})'
+        parser.add_argument(*names, help=said[k]+given, default=o.default, **how)
+    return parser
+
 def _command(f):
     @wraps(f)
-    def _f(*args, **kwargs):
-        shell = is_cli(command)
+    def command(*args, **kwargs):
+        top = sys._getframe(1).f_globals
+        shell = not (args or kwargs) and top['__name__'] == '__main__' and '__file__' in top
         for s in (sys.stdout, sys.stderr)*shell:        # they may know ASCII alone
             s.reconfigure(errors='backslashreplace')
+        if shell: kwargs = vars(_parser(f).parse_args())
         PartialState(parse_flag_from_env('ACCELERATE_USE_CPU'),
                      timeout=timedelta(days=7))         # to judge may take hours
         try: res = f(*args, **kwargs)
@@ -53,7 +70,6 @@ def _command(f):
             said = str(e).splitlines() or ['stopped; the same command continues']
             sys.exit(f"{f.__name__}: {said[-1].strip()}")   # below fastai's line
         return None if shell else res   # a shell would take it for an exit status
-    command = call_parse(_f)
     return command
 
 def _say(*lines):
@@ -176,7 +192,10 @@ class Plan(AttrDict):
         bar = (nullcontext() if sys.stdout.isatty() and not rank_distrib()
                else learn.no_bar())
         what = f"{s.net} with {size:,} parameters, {s.steps} steps of {s.bs}"
-        with alone(run.path):
+        with alone(run.path), ExitStack() as last:
+            if s.net == 'mlp':                              # points are few to share
+                last.callback(torch.set_num_threads, torch.get_num_threads())
+                torch.set_num_threads(1)
             first(run.claim, config)
             if run.finished: return _say(f"{s.out}: trained already, {s.steps} steps")
             _say(f"{s.out}: {s.data}, {what} on {f'{n} × '*(n > 1)}{dls.device}")
@@ -232,7 +251,6 @@ def cfg_train(
     """Train one network with and without labels; run it again to continue.
     Raises ValueError for a bad argument or a folder of another configuration."""
     s = Plan(**locals())
-    if is_cli(cfg_train) and s.net == 'mlp': torch.set_num_threads(1)   # few points
     s.fit(_loaders(data, path, seed=seed, bs=s.at_once))
     return Path(s.out)
 

@@ -53,6 +53,15 @@ def test_each_argument_has_its_help():
         assert 'kwargs' not in args and all(said[k] for k in args), f.__name__
 
 
+def test_options_of_the_shell():
+    known = {f: vars(cli._parser(f).parse_args(['x']*(f in (cli.cfg_prepare, cli.cfg_sample, cli.cfg_evaluate)))) for f in commands}
+    for f, own in known.items():
+        defaults = {k: 'x' if o.default is o.empty else o.default for k, o in signature(f).parameters.items()}
+        assert own == defaults and 'show this help' in cli._parser(f).format_help()
+    own = cli._parser(cli.cfg_train).parse_args(['--p-uncond', '.3', '--lam_min=-5', '--lam-max', '7', '--compile', '--seed', '3', '--steps', '9'])
+    assert (own.p_uncond, own.lam_min, own.lam_max, own.compile, own.recompute, own.seed, own.steps) == (.3, -5., 7., True, False, 3, 9)
+
+
 def test_a_wrong_argument_is_one_sentence(top, tmp_path):
     (tmp_path/'verb.py').write_text('from cfg_edu.cli import cfg_sample\nif __name__ == "__main__": cfg_sample()\n')
     call = [sys.executable, '-W', 'ignore', str(tmp_path/'verb.py'), str(top/'moons'), '--w', '-7']
