@@ -93,9 +93,9 @@ def heun(
         return even((n_steps+1)//2)
     return Sampler(table, grid)
 
-
-
 # %% ../nbs/06_sampling.ipynb #1d52a9fd
+#| code-fold: true
+#| code-summary: "`NoiseStreams`"
 class NoiseStreams:
     "Standard normal noise, a stream for each sample, the same on every device."
     def __init__(self,
@@ -120,6 +120,8 @@ class NoiseStreams:
         raise RuntimeError("every draw of these streams has been taken")
 
 # %% ../nbs/06_sampling.ipynb #73c43c57
+#| code-fold: true
+#| code-summary: "The loop in full, `_walk`"
 def _walk(model, lams, table, noise, y, clip):
     "One batch along the rows: number, λ, z and x̂ of every call of the model"
     levels = torch.cat([lams[:1], table[:,0]])  # where the model is called
