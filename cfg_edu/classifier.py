@@ -37,6 +37,7 @@ class DiffuseInput(Diffuse):
              f"class of the data, got {got}")
 
 # %% ../nbs/17_classifier.ipynb #de633573
+#| code-fold: true
 class classifier_logp(nn.Module):
     "A noisy classifier's log-probabilities, as `ClassifierGuided` wants them."
     amp_dtype = None  # of the network's products under autocast; None: as they are
@@ -56,6 +57,7 @@ class classifier_logp(nn.Module):
         return out.to(torch.promote_types(out.dtype, torch.float32)).log_softmax(1)
 
 # %% ../nbs/17_classifier.ipynb #b1ac68a6
+#| code-fold: true
 def classifier_learner(
     dls,             # `DataLoaders` of (x, y) with `.c` classes
     net,             # `net(z, lam) -> logits (b, n)`

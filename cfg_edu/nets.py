@@ -96,6 +96,7 @@ class MLP(Told):
         return self.out(h).to(z.dtype)
 
 # %% ../nbs/13_nets.ipynb #c1dd7a56
+#| code-fold: true
 class GroupNorm32(nn.GroupNorm):
     "GroupNorm of 32 groups, halved until each has at least 4 channels."
     def __init__(self,
@@ -193,6 +194,7 @@ class AttentionBlock(nn.Module):
         return x + h.transpose(1, 2).reshape(x.shape)
 
 # %% ../nbs/13_nets.ipynb #265e7bcb
+#| code-fold: true
 class Stage(nn.Sequential):
     "Layers in a row; stored outputs are glued on, residual blocks get the embedding."
     def forward(self,  # type:ignore[override]
@@ -215,6 +217,7 @@ class Float32(nn.Sequential):
 clocks:dict = dict(arctan=lambda lam: 1000*lam_angle(lam))   # 0 … 1000
 
 # %% ../nbs/13_nets.ipynb #1f9dc87f
+#| code-fold: true
 class Encoder(Told):
     """The left half of ADM's U-Net and its bottom.
     Raises ValueError for sizes that do not fit together, or an unknown `clock`."""
@@ -362,6 +365,7 @@ class AttentionPool(nn.Module):
         return _rows((fit.softmax(2)*v).sum(2).flatten(1), self.c_proj)
 
 # %% ../nbs/13_nets.ipynb #b2a0ba6c
+#| code-fold: true
 class EncoderUNet(Encoder):
     """ADM's classifier of noisy images: the encoder and attention pooling.
     Raises ValueError for sizes that do not fit together, or an unknown `clock`."""

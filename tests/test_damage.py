@@ -82,6 +82,7 @@ def test_the_weights_of_a_judge(tmp_path, monkeypatch):
         os.environ['CFG_EDU_CACHE'] = str(d)
         return state(judges.DigitsJudge())
     monkeypatch.setenv('CFG_EDU_CACHE', str(d))
+    monkeypatch.setattr(judges.DigitsJudge, 'recipe', {**judges.DigitsJudge.recipe, 'n_epochs': 2})
     ask(d)
     assert damaged(d, [str(p.relative_to(d)) for p in d.rglob('*.safetensors')], ask, tmp_path, each=2) == 0
 

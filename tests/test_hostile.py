@@ -165,6 +165,7 @@ def make_pictures(folder):
 def test_a_judge_with_code(tmp_path, canary, monkeypatch):
     "Its stored weights are replaced: it is made again, and nothing runs"
     monkeypatch.setenv('CFG_EDU_CACHE', str(tmp_path/'judges'))
+    monkeypatch.setattr(judges.DigitsJudge, 'recipe', {**judges.DigitsJudge.recipe, 'n_epochs': 2})
     judges.DigitsJudge()
     files = [p for p in (tmp_path/'judges').rglob('*') if p.is_file()]
     assert files

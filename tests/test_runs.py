@@ -10,7 +10,7 @@ from cfg_edu.data import rungs, toy_dls
 from cfg_edu.guidance import CFG, rules
 from cfg_edu.conditions import Vector
 from cfg_edu.nets import MLP, presets
-from cfg_edu.doors import find, need
+from cfg_edu.doors import find, need, numbers
 from cfg_edu.runs import alone, Checkpoint, first, read_rows, Run, Sampling, write_rows
 from cfg_edu.sampling import sample
 from cfg_edu.training import diffusion_learner
@@ -53,6 +53,12 @@ def test_a_configuration_imports_nothing(run, tmp_path, monkeypatch):
     (run.path/'config.json').write_text(json.dumps(dict(d, net='evil_of_test_runs.x')))
     refused(run.model, 'config.json', 'evil_of_test_runs.x')
     assert not Path('ran').exists()
+
+
+def test_numbers():
+    assert numbers('1', 'y') == [1] and numbers(' .5,-1 ,1e3', 'y') == [.5, -1, 1e3] and type(numbers('1', 'y')[0]) is int
+    for bad in ('', 'nan', '1;2', '(1,2)', 'True', '"a"', '1,,2', '[1]', 'x(1)'):
+        refused(lambda: numbers(bad, 'ws'), 'ws must be numbers separated by commas', repr(bad))
 
 
 def test_need():
