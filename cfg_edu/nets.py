@@ -86,6 +86,7 @@ class MLP(Told):
         y=None,      # what it is told, for classes (b,) int64; None: nothing
     )->Tensor:       # (b, dim)
         "The output, zero before training."
+        if lam.stride(0) == 0: lam = lam[:1]                # one level for all
         e = sinusoid(1000*lam_angle(lam), self.features).to(self.inp.weight.dtype)
         emb = self.time_embed(e) + (0 if y is None else self.label_emb(y))
         scales, shifts = self.scale_shift(F.silu(emb)).chunk(2, 1)
