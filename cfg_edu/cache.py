@@ -6,8 +6,10 @@
 __all__ = ['open_cache', 'build_cache', 'cache_dls']
 
 # %% ../nbs/cache.ipynb #41783c86
-import numpy as np, shutil, torch, warnings
+import numpy as np, os, shutil, time, torch, warnings
+from functools import partial
 from pathlib import Path
+from threading import Thread
 from zipfile import ZipFile
 from fastcore.basics import num_cpus, patch
 from numpy.lib.format import open_memmap, write_array_header_1_0
@@ -49,6 +51,13 @@ def open_cache(
     return x, y, meta
 
 # %% ../nbs/cache.ipynb #94ec4a10
+def _end_with(parent, _):
+    "Ends a worker with its parent; it would wait for a queue that nobody reads any more"
+    def watch():
+        while os.getppid() == parent: time.sleep(1)
+        os._exit(1)
+    Thread(target=watch, daemon=True).start()
+
 class _Pieces:
     "Files that are there or are not; a piece is the name of a part and some items"
     def __init__(self, folder, pieces, make):
@@ -64,7 +73,7 @@ class _Pieces:
         n = 0 if n_workers == 1 else min(n_workers or num_cpus(), len(todo))
         g = torch.Generator()                       # the global one is training's
         made = DataLoader(self, None, sampler=todo, num_workers=n, collate_fn=tuple,
-            generator=g)
+            generator=g, worker_init_fn=partial(_end_with, os.getpid()))
         try:
             for k,x,y in tqdm(made, 'pieces', disable=None if progress else True):
                 if y is None: raise x

@@ -379,7 +379,7 @@ class Jury(Sampling):
 def _images(path):
     "Images (n, c, h, w) and their labels, or None, from an .npz"
     try:
-        f = read_npz(path)
+        f = read_npz(path, 'arr_0', 'arr_1')
         x = f['arr_0'].astype(np.uint8, casting='safe').transpose(0, 3, 1, 2)
         return torch.from_numpy(x), f['arr_1'].astype(int) if 'arr_1' in f else None
     except FileNotFoundError: raise

@@ -58,13 +58,14 @@ def read_json(
         raise ValueError(f"{path} is damaged ({e})") from None
 
 def read_npz(
-    path,  # an .npz, anybody's
-)->dict:   # its arrays by name, in memory
-    """The arrays of an .npz.
-    Raises ValueError where they would take more than a GiB and a hundred times its size."""
+    path,    # an .npz, anybody's
+    *names,  # of the arrays that are wanted
+)->dict:     # those of them that are there, by name, in memory
+    """Arrays of an .npz.
+    Raises ValueError where it unpacks to more than a GiB and a hundred times its size."""
     n = sum(o.file_size for o in ZipFile(path).infolist())
     need(n <= 2**30 + 100*Path(path).stat().st_size, f"it would unpack to {n:,} bytes")
-    with np.load(path) as z: return dict(z)
+    with np.load(path) as z: return {k: z[k] for k in names if k in z}
 
 # %% ../nbs/files.ipynb #fc87bf2f
 @contextmanager

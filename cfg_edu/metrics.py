@@ -388,7 +388,8 @@ URL_STATISTICS = ('https://openaipublic.blob.core.windows.net/diffusion/jul-2021
 def _read_stats(path, judge, n_prc, seed, progress):
     "`RealStats` from an .npz with `mu`, `sigma` and perhaps `arr_0`, channels last"
     try:
-        ts = {k: torch.from_numpy(a) for k, a in read_npz(path).items()}
+        there = read_npz(path, 'mu', 'sigma', 'arr_0')
+        ts = {k: torch.from_numpy(a) for k, a in there.items()}
         mu, sigma, images = ts['mu'].double(), ts['sigma'].double(), ts.get('arr_0')
         finite = (mu.sum() + sigma.sum()).isfinite()
         near = dict(atol=1e-6*sigma.abs().max().item())

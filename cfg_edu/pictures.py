@@ -102,8 +102,9 @@ def _arrays(path, size):
     files = [path] if packed else [path/'arr_0.npy', path/'arr_1.npy']
     if not files[0].exists(): return None
     try:
-        unpacked = (np.load(f, mmap_mode='r') for f in files)
-        x, y = itemgetter('arr_0', 'arr_1')(read_npz(path)) if packed else unpacked
+        names = 'arr_0', 'arr_1'
+        if packed: x, y = itemgetter(*names)(read_npz(path, *names))
+        else: x, y = (np.load(f, mmap_mode='r') for f in files)
         n, lo = len(y), y.min()
         fits = (x.shape, y.shape, x.dtype) == ((n, size, size, 3), (n,), np.uint8)
         got = f"got {x.dtype} {x.shape} and {y.dtype} {y.shape} from {lo} on"

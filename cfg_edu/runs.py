@@ -306,7 +306,8 @@ class Sampling:
         null = self.model.null
         need(null or y is not None, "y must be the numbers to tell this run, got None")
         if y is None: return torch.arange(n)%null
-        if isinstance(y, str): y = numbers(y, 'y') if not null else numbers(y, 'y')[0]
+        if isinstance(y, str): y = numbers(y, 'y')
+        if null and isinstance(y, list) and len(y) == 1: y = y[0]   # one class for all
         return self.model.check_y(y, n).contiguous()
 
     def guided(self,

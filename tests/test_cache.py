@@ -208,14 +208,15 @@ def test_two_builders_get_along(whole, tmp_path):
     for j in jobs: j.join()
     assert [j.exitcode for j in jobs] == [0]*3 and n.value == 9 and contents(tmp_path) == contents(whole)
 
-def test_workers_of_a_killed_builder_end(tmp_path):
+@pytest.mark.parametrize('side', [4, 200])                  # what a pipe holds, and what it does not
+def test_workers_of_a_killed_builder_end(tmp_path, side):
     pids = tmp_path/'pids'
     pids.mkdir()
     def note(items):
         (pids/str(os.getpid())).touch()
         time.sleep(.02)
-        return coloured(items)
-    job = fork.Process(target=build_cache, args=(tmp_path/'c', dict(train=range(9000), valid=range(9000, 9005)), note, 4, vocab), kwargs=dict(each=5, n_workers=2))
+        return np.zeros((len(items), 3, side, side), np.uint8), np.array([*items])%3
+    job = fork.Process(target=build_cache, args=(tmp_path/'c', dict(train=range(9000), valid=range(9000, 9005)), note, side, vocab), kwargs=dict(each=5, n_workers=2))
     job.start()
     while len([*pids.iterdir()]) < 2: time.sleep(.01)
     job.kill()

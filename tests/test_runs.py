@@ -331,6 +331,9 @@ def test_what_is_asked_for(run):
     assert how.asks(5).tolist() == [0, 1, 0, 1, 0] and how.asks(3, 1).tolist() == [1, 1, 1] and how.asks(1, 2).tolist() == [2]
     refused(lambda: how.asks(3, 3), 'y must lie in 0 … 2 (null), got 3')
     assert how.asks(2, '1').tolist() == [1, 1]
+    assert how.asks(2, '1,0').tolist() == [1, 0]
+    refused(lambda: how.asks(3, '1,0'), 'y must be a class or 3 integers')             # none is left out
+    refused(lambda: how.asks(2, '.5'), 'y must be a class or 2 integers')
     refused(lambda: how.asks(2, 'one'), "y must be numbers separated by commas, got 'one'")
     how.model.net.label_emb = Vector(2, 8)
     assert how.asks(2, '.5,-1').tolist() == how.asks(2, [.5, -1]).tolist() == [[.5, -1]]*2
