@@ -58,5 +58,10 @@ modules = [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.
 for m in modules: importlib.import_module(f"{cfg['lib_path']}.{m}")
 if bad := sorted(m for m in sys.modules if m.split('.')[0] == 'nbdev'): found.append(f'importing the package imports {bad[0]}')
 
+links = importlib.import_module(f"{cfg['lib_path']}._modidx").d['syms'].values()      # nbdev links these names by itself
+links = {name.split('.', 2)[2] for module in links for name in module}
+for n, t in text.items():
+    found += [f'{n}: `{name}` links by itself, a link around it is linked twice' for name in re.findall(r'\[[^\[\]]*`([^`]+)`[^\[\]]*\]\(', t) if name in links]
+
 print('\n'.join(found) or f'{len(pages)} notebooks and {len(modules)} modules: nothing found')
 sys.exit(bool(found))

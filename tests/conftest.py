@@ -25,3 +25,8 @@ def tables():
     for t, b in zip(all_of, before):
         t.clear()
         t.update(b)
+
+
+@pytest.fixture
+def no_grad():
+    with torch.no_grad(): yield

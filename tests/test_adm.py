@@ -2,6 +2,7 @@
 from hashlib import sha256
 from json import loads
 import pytest, torch
+from shaken import shake, small
 from cfg_edu.adm import adm_lams, adm_time, load_adm, load_adm_classifier, load_weights
 from cfg_edu.classifier import classifier_logp
 from cfg_edu.denoiser import Denoiser
@@ -9,18 +10,7 @@ from cfg_edu.guidance import ClassifierGuided
 from cfg_edu.nets import AttentionBlock, EncoderUNet, UNet, adm64, adm64_classifier, lam_angle
 from cfg_edu.schedule import Schedule, amps
 
-pytestmark = pytest.mark.filterwarnings('ignore:.*torch.jit.script. is')
-small = dict(image_size=8, in_channels=1, model_channels=16, n_classes=3, attn_sizes=(4,), head_channels=16)
-
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.no_grad(): yield
-
-def shake(net, std=.1):
-    g = torch.Generator().manual_seed(0)
-    for p in net.parameters(): p += std*torch.randn(p.shape, generator=g)
-    return net.eval()
+pytestmark = [pytest.mark.filterwarnings('ignore:.*torch.jit.script. is'), pytest.mark.usefixtures('no_grad')]
 
 def meta(cls=UNet, **kw):
     with torch.device('meta'): return cls(**{**small, **kw})

@@ -6,23 +6,14 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from shaken import shake, small
 from cfg_edu.conditions import Classes, Vector
 from cfg_edu.denoiser import Denoiser, both
 from cfg_edu.nets import (AttentionBlock, AttentionPool, EncoderUNet, GroupNorm32, MLP, ResBlock, UNet,
                           encoder_digits, lam_angle, net_for, norms, presets, sinusoid, unet_digits)
 
-small = dict(image_size=8, in_channels=1, model_channels=16, n_classes=3, attn_sizes=(4,), head_channels=16)
+pytestmark = pytest.mark.usefixtures('no_grad')
 lams = torch.tensor([-20., -1, 2, 20])
-
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.no_grad(): yield
-
-def shake(net, std=.1):
-    g = torch.Generator().manual_seed(0)
-    for p in net.parameters(): p += std*torch.randn(p.shape, generator=g)
-    return net.eval()
 
 def close(a, b, eps=1e-5): torch.testing.assert_close(a, b, rtol=eps, atol=eps)
 

@@ -3,6 +3,7 @@ from copy import deepcopy
 from functools import partial
 import pytest, torch
 from torch.utils.flop_counter import FlopCounterMode
+import shaken
 from cfg_edu.conditions import Vector
 from cfg_edu.denoiser import Denoiser, both
 from cfg_edu.guidance import CFG
@@ -10,12 +11,7 @@ from cfg_edu.nets import EncoderUNet, Stage, UNet, unet_digits
 from cfg_edu.variants import LateUNet, recompute
 
 digits = partial(LateUNet, 8, 1, 16, head_channels=32)
-
-def shake(net, std=.3):
-    g = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in net.parameters(): p += std*torch.randn(p.shape, generator=g)
-    return net.eval()
+def shake(net, std=.3): return shaken.shake(net, std)
 
 def data(b=6): return torch.randn(b, 1, 8, 8), torch.linspace(-12, 12, b), torch.tensor([0, 3, 9, 10, 1, 2]*9)[:b]
 
