@@ -33,8 +33,8 @@ class DiffuseInput(Diffuse):
 
     def after_pred(self):
         shape, got = (len(self.y), self.dls.c), tuple(self.pred.shape)
-        need(got == shape, f"net must give logits of shape {shape}, one for each "
-             f"class of the data, got {got}")
+        need(got == shape,
+             f"net must give logits {shape}, one for each class, got {got}")
 
 # %% ../nbs/17_classifier.ipynb #de633573
 #| code-fold: true

@@ -368,8 +368,8 @@ class Jury(Sampling):
         row,  # of the table
     ):
         "Prints a row, the first one below the names."
-        how, text = dict(w='g', n=''), (str, type(None))
-        cells = [v or '' if isinstance(v, text) else format(v, how.get(k, '.3f'))
+        f, text = dict(w='g', n=''), (str, type(None))
+        cells = [v or '' if type(v) in text else format(v, f.get(k, '.3f'))
                  for k, v in row.items()]
         lines, self.said = [cells] if self.said else [row, cells], True
         _say(*(''.join(f'{o:>11}' for o in l) for l in lines))

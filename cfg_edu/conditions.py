@@ -101,9 +101,9 @@ class Told(nn.Module, PyTorchModelHubMixin):
     check_y   = property(lambda self: self.label_emb.check_y)
 
     def __init_subclass__(cls):
-        def name(part):                                      # to config.json
-            return next((k for k, v in named.items() if v is part),
-                        getattr(part, '__name__', repr(part)))
+        def name(o):                                         # to config.json
+            return next((k for k, v in named.items() if v is o),
+                        getattr(o, '__name__', repr(o)))
         def part(name):                                      # and back
             tables = '`conditions` or `norms`'
             need(name in named, f"{name!r} must be an entry of {tables} to load this network")

@@ -241,8 +241,8 @@ def diffusion_learner(
     """A `Learner` that trains `net` with and without labels (Ho & Salimans, §3.2).
     Raises ValueError where `net` is told something else than `dls` tells, or for
     a bad `p_uncond`, `decay` or `predicts`."""
-    model, known = Denoiser(net, predicts), getattr(net, 'label_emb', None)
-    cond = (net.label_emb if hasattr(known, 'hide')     # else somebody's own: classes
+    model, known = Denoiser(net, predicts), getattr(net, 'label_emb', net)
+    cond = (known if hasattr(known, 'hide')     # else somebody's own: classes
             else Classes(getattr(net, 'null', None) or dls.c, 1))
     words, classes = ('numbers in its condition', 'classes'), cond.null is not None
     named = getattr(dls, 'vocab', () if classes else None) is not None
