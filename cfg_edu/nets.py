@@ -248,6 +248,8 @@ class Encoder(Told):
         super().__init__()
         store_attr(but='cond,norm')
         self.sizes, d = self._sizes(), 4*model_channels
+        h, w = _sides(image_size)
+        self.shape, self.image_size = (in_channels, h, w), h if h == w else (h, w)
         self.chs = [m*model_channels for m in channel_mult]
         self.res  = partial(ResBlock, emb_ch=d, dropout=dropout, norm=norm)
         self.attn = partial(AttentionBlock,
@@ -311,7 +313,6 @@ def _sizes(self:Encoder):
     k = 2**(len(mult)-1)
     need(min(h, w) >= 1 and h%k == w%k == 0, f"image_size must be a multiple of {k} in height and "
          f"width for channel_mult {mult}, got {self.image_size}: crop or pad the images")
-    self.shape, self.image_size = (self.in_channels, h, w), h if h == w else (h, w)
     sizes = [min(h, w) >> i for i in range(len(mult))]
     need(set(attn) <= set(sizes), f"attn_sizes must be among the sizes {sizes}, got {attn}")
     return sizes
