@@ -33,7 +33,8 @@ from .processes import Deal, HalfPrecision
 from .runs import alone, first, network, read_rows, Run, Sampling, write_rows
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
-from fastai.basics import AttrDict, delegates, patch, rank_distrib, store_attr
+from fastai.basics import (AttrDict, default_device, delegates, patch, rank_distrib,
+                           store_attr)
 from fastai.callback.all import ChannelsLast, GradientAccumulation, GradientClip
 from fastcore.docments import docments
 from tqdm.auto import tqdm
@@ -62,8 +63,8 @@ def _command(f):
         for s in (sys.stdout, sys.stderr)*shell:        # they may know ASCII alone
             s.reconfigure(errors='backslashreplace')
         if shell: kwargs = vars(_parser(f).parse_args())
-        PartialState(parse_flag_from_env('ACCELERATE_USE_CPU'),
-                     timeout=timedelta(days=7))         # to judge may take hours
+        cpu = parse_flag_from_env('ACCELERATE_USE_CPU') or default_device().type == 'cpu'
+        PartialState(cpu, timeout=timedelta(days=7))        # to judge may take hours
         try: res = f(*args, **kwargs)
         except (ValueError, OSError, FloatingPointError, KeyboardInterrupt) as e:
             if not shell: raise
