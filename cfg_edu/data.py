@@ -13,7 +13,7 @@ from math import pi
 from pathlib import Path
 with warnings.catch_warnings():
     # what fastai's import says on new versions of torch
-    warnings.filterwarnings('ignore', message='`torch.jit.script` is deprecated')
+    warnings.filterwarnings('ignore', message='`torch.jit.script` is')
     from fastai.data.core import DataLoaders, TfmdDL
     from fastai.data.external import fastai_path
     from fastai.torch_core import default_device
