@@ -110,7 +110,8 @@ def missing(
     gone = [str(vocab[k]) for k in (y.bincount(minlength=len(vocab)) == 0).nonzero()[:,0]]
     if not gone: return
     names = ', '.join(gone[:8]) + ', …'*(len(gone) > 8)
-    warnings.warn(f"{len(gone)} of {len(vocab)} classes have no example to train on: {names}")
+    warnings.warn(f"{len(gone)} of {len(vocab)} classes have no example to train on: "
+                  f"{names}", stacklevel=1)         # from one place, so said once
 
 # %% ../nbs/10_data.ipynb #e9bbae65
 def random_flip(

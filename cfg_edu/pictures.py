@@ -105,7 +105,8 @@ class _Folders:
             raise ValueError(f"{d}: {e}Pictures end in {', '.join(ends)}") from None
         if left:
             what = ', '.join(f'{k} {o}' for o,k in left.most_common())
-            warnings.warn(f"{d}: left out {what}; pictures end in {', '.join(ends)}")
+            warnings.warn(f"{d}: left out {what}; pictures end in {', '.join(ends)}",
+                          stacklevel=2)
         dated = ((f[n+1:], k, os.stat(f)) for f,k in found)
         return vocab, [(f, k, s.st_size, s.st_mtime_ns) for f,k,s in dated]
 
@@ -128,7 +129,8 @@ class _Folders:
             parts = dict(train=train, valid=held)
             other = [o.name for o in self.path.iterdir() if o.is_dir() and
                      o.name not in there[:2] and o.name[0] != '.']
-            if other: warnings.warn(f"{self.path}: left out {', '.join(sorted(other))}")
+            said = f"{self.path}: left out {', '.join(sorted(other))}"
+            if other: warnings.warn(said, stacklevel=2)
         else:
             vocab, found = self.scan('.')
             need(not {'train'} <= {*vocab} <= {'train', 'test'},

@@ -1,5 +1,5 @@
 "Photographs, arrays and finished caches become one kind of cache; what cannot be used is named"
-import io, os, shutil, struct, warnings, zipfile, zlib
+import io, os, shutil, struct, zipfile, zlib
 from pathlib import Path
 from unittest.mock import patch
 import numpy as np, pytest, torch
