@@ -33,7 +33,8 @@ from .processes import Deal, HalfPrecision
 from .runs import alone, first, network, read_rows, Run, Sampling, write_rows
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
-from fastai.basics import AttrDict, delegates, patch, rank_distrib, store_attr
+from fastai.basics import (AttrDict, default_device, delegates, patch, rank_distrib,
+                           store_attr)
 from fastai.callback.all import ChannelsLast, GradientAccumulation, GradientClip
 from fastcore.docments import docments
 from torch import Tensor
@@ -65,8 +66,8 @@ def _command(f):
         if shell:
             kwargs = vars(_parser(f).parse_args())
             warnings.formatwarning = lambda said, *_: f'{f.__name__}: {said}\n'
-        PartialState(parse_flag_from_env('ACCELERATE_USE_CPU'),
-                     timeout=timedelta(days=7))         # to judge may take hours
+        cpu = parse_flag_from_env('ACCELERATE_USE_CPU') or default_device().type == 'cpu'
+        PartialState(cpu, timeout=timedelta(days=7))        # to judge may take hours
         try: res = f(*args, **kwargs)
         except (ValueError, OSError, FloatingPointError, KeyboardInterrupt) as e:
             if not shell: raise
@@ -152,9 +153,9 @@ class Plan(AttrDict):
     ):        # the network, and a dict
         """The network to train, and the configuration: all that decides the result.
         Raises ValueError where `init` does not fit the data."""
-        (x, y), c = (dls.train_ds.tensors,
-                     {k: self[k] for k in self if k not in self.local})
-        c.update(shape=list(x.shape[1:]), n_classes=dls.c, data_fingerprint=_known(dls),
+        c = {k: self[k] for k in self if k not in self.local}
+        shape = list(dls.train_ds.tensors[0].shape[1:])
+        c.update(shape=shape, n_classes=dls.c, data_fingerprint=_known(dls),
                  classes=fingerprint(*map(str, dls.vocab or ())))
         own = dict(cond='vector' if dls.vocab is None else None,
                    clock=self.before().get('clock'))

@@ -364,7 +364,7 @@ def samples(self:Sampling,
 ):            # (n, …) in the first process, None in the others
     """Samples of the run, made by all processes, in always the same batches.
     Raises ValueError where another process makes the same ones."""
-    state, n, large = PartialState(), len(y), self.shape[-1] >= 64
+    state, n, large = PartialState(), len(y), max(self.shape) >= 64
     bs = -(-n//-(-n//(self.bs or (50 if large else 500))))  # all alike, few to spare
     parts = Path(folder)/f'parts_{self.key(w, y)}'
     files = {i: parts/f'{i:07}.npz' for i in range(0, n, bs)}
