@@ -130,7 +130,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence():
     refused(r'y must be 50 integers, the classes, got torch.int64 of shape \(9,\)', x, y[:9], range(3))
     refused('y must lie in 0…1, 2 names in vocab, got 0 to 2', x, y, range(2))
     refused('y must lie in', x, y-1, range(3))
-    refused(r'x must be finite, images in \[-1, 1\], got 0 to 255', x.float(), y, range(3))
+    refused(r'x must be images in \[-1, 1\], got 0 to 255', x.float(), y, range(3))
     refused('x must be finite$', torch.full((50, 2), float('nan')), y, range(3))
     refused('x must be finite, .* got nan', torch.full((50, 1, 2, 2), float('nan')), y, range(3))
     refused('x must be finite', torch.full((50, 2), float('inf')), y, range(3))
