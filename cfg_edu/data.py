@@ -74,7 +74,8 @@ def _tensor(o, what):
     try: t = torch.as_tensor(o)
     except (TypeError, ValueError, RuntimeError) as e:
         raise ValueError(f"{what} must be numbers, got {type(o).__name__} ({e})") from None
-    need(not t.is_complex(), f"{what} must be real numbers, got {t.dtype}")
+    real = t.numel() and not t.is_complex()
+    need(real, f"{what} must be real numbers, got {t.dtype} of shape {tuple(t.shape)}")
     return t
 
 def hold_out(
@@ -92,7 +93,8 @@ def hold_out(
 def _split(valid, y):
     "What trains and what is held out; slices, where they do, copy nothing"
     n = len(y)
-    held, last = torch.zeros(n, dtype=torch.bool), isinstance(valid, (int, np.integer))
+    held = torch.zeros(n, dtype=torch.bool)
+    last = isinstance(valid, (int, np.integer)) and not isinstance(valid, bool)
     try: held[torch.arange(n-valid, n) if last else torch.as_tensor(valid)] = True
     except (IndexError, RuntimeError):
         raise ValueError(f"valid must be indices or a mask of {n} examples, "
@@ -142,6 +144,7 @@ def data_dls(
         need(good, f"y without vocab must be {n} finite vectors, {got}")
         y, c = y.float(), y.shape[1]
     else:
+        need(hasattr(vocab, '__len__'), f"vocab must be the names, got {vocab!r}")
         whole = y.shape == (n,) and not y.is_floating_point()
         need(whole, f"y must be {n} integers, the classes, {got}: "
              "anything else is told without vocab, as (n, d)")
@@ -150,6 +153,8 @@ def data_dls(
         need(lo >= 0 and hi < c,
             f"y must lie in 0…{c-1}, {c} names in vocab, got {lo} to {hi}")
     x = x if x.dtype == torch.uint8 else x.float()
+    last = x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] == x.shape[2] > 3
+    need(not last, f"x must have its channels first, got shape {tuple(x.shape)}")
     if x.ndim == 4: pixels(x, 'x')
     else: need(x.isfinite().all(), "x must be finite")
     if valid is None: valid = hold_out(y if vocab else torch.zeros(n), n//5)
@@ -157,7 +162,7 @@ def data_dls(
     if vocab: missing(y[parts[0]], vocab)
     train, held = (TensorDataset(x[i], y[i]) for i in parts)
     for ds in (train, held): ds.vocab, ds.c = vocab, c
-    need(1 <= bs <= len(train),
+    need(bs in range(1, len(train)+1),
         f"bs must lie in 1…{len(train)}, training examples, got {bs}")
     tfms = [to_unit] + [random_flip]*flip
     tr = TensorDL(train, bs, shuffle=True, drop_last=True, after_batch=tfms)

@@ -202,6 +202,12 @@ def test_every_class_keeps_an_example_to_train_on(y, k):
     left = torch.ones(len(y), dtype=torch.bool).scatter(0, held, False)
     assert len(held) == len(held.unique()) == min(k, len(y)-len(y.unique())) and torch.equal(y[left].unique(), y.unique())
 
+@pytest.mark.parametrize('match, change', [('x must have its channels first', dict(x=images()[0].permute(0, 2, 3, 1))), ('bs must lie in', dict(bs=2.5)), ('bs must lie in', dict(bs='8')),
+    ('valid must hold out at least one of 50 examples and leave one, got 50', dict(valid=True)), ('vocab must be the names, got 3', dict(vocab=3)), ('x must be real numbers, got', dict(x=torch.rand(0, 2), y=torch.arange(0)))])
+def test_what_would_be_taken_for_something_else_is_refused(match, change):
+    x, y = images()
+    refuses(match, **{**dict(x=x, y=y, vocab=vocab, bs=8), **change})
+
 def test_a_vocab_may_be_any_sequence():
     for names in ('abc', list('abc'), tuple('abc'), np.array(list('abc')), dict.fromkeys('abc')):
         dls = data_dls(*images(), names, 8)
