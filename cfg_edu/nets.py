@@ -7,20 +7,21 @@ __all__ = ['norms', 'clocks', 'presets', 'lam_angle', 'sinusoid', 'MLP', 'GroupN
            'Float32', 'Encoder', 'UNet', 'AttentionPool', 'EncoderUNet', 'unet_digits', 'unet_small', 'unet_32',
            'unet_64', 'adm64', 'encoder_digits', 'adm64_classifier', 'Preset', 'net_for']
 
-# %% ../nbs/13_nets.ipynb #3d71f81a
+# %% ../nbs/13_nets.ipynb #efb23861
 #| code-fold: true
 import torch
 from collections.abc import Callable
 from contextlib import nullcontext
 from fastcore.basics import patch, store_attr
+from fastcore.foundation import L
 from functools import partial
-from math import log, pi
+from math import log, pi, prod
 from torch import nn, Tensor
 from torch.nn import functional as F
 from .conditions import Classes, named, Told
 from .doors import find, need
 
-# %% ../nbs/13_nets.ipynb #b0bfa4f4
+# %% ../nbs/13_nets.ipynb #6c3277f5
 #| code-fold: true
 def _zeroed(m):
     "`m` with all parameters zero"
@@ -34,6 +35,12 @@ def _no_autocast(x):
 def _rows(x, conv1):
     "A convolution over single pixels, for pixels that are rows: (b, n, channels)"
     return F.linear(x, conv1.weight[...,0], conv1.bias)
+
+def _sides(size):
+    "Height and width of an image, whose size is one number or both"
+    sides = L(size)
+    need(len(sides) in (1, 2), f"an image's size must be pixels or (height, width), got {size}")
+    return sides[0], sides[-1]
 
 # %% ../nbs/13_nets.ipynb #1f3c3fb7
 def lam_angle(
@@ -217,18 +224,18 @@ class Float32(nn.Sequential):
 
 clocks:dict = dict(arctan=lambda lam: 1000*lam_angle(lam))   # 0 … 1000
 
-# %% ../nbs/13_nets.ipynb #1f9dc87f
+# %% ../nbs/13_nets.ipynb #069703ae
 #| code-fold: true
 class Encoder(Told):
     """The left half of ADM's U-Net and its bottom.
     Raises ValueError for sizes that do not fit together, or an unknown `clock`."""
     def __init__(self,
-        image_size:int,      # height and width, pixels
+        image_size,          # pixels, or (height, width)
         in_channels:int,     # channels of z
         model_channels:int,  # channels that `channel_mult` multiplies, even
         out_channels:int=None,    # of a `UNet`'s output; None: those of z
         num_res_blocks:int=1,     # stages at each size; one more on the way back
-        attn_sizes:tuple=(),      # image sizes that attend; the bottom always does
+        attn_sizes:tuple=(),      # shorter sides that attend; the bottom always does
         channel_mult:tuple=(1,2), # channels at each size, from the largest size on
         n_classes:int=10,    # classes; n is null. Or what another `cond` takes
         dropout:float=0.,    # in the residual blocks, 0 ≤ dropout < 1
@@ -241,8 +248,9 @@ class Encoder(Told):
         super().__init__()
         store_attr(but='cond,norm')
         self.sizes, d = self._sizes(), 4*model_channels
+        h, w = _sides(image_size)
+        self.shape, self.image_size = (in_channels, h, w), h if h == w else (h, w)
         self.chs = [m*model_channels for m in channel_mult]
-        self.shape = (in_channels, image_size, image_size)
         self.res  = partial(ResBlock, emb_ch=d, dropout=dropout, norm=norm)
         self.attn = partial(AttentionBlock,
             head_channels=head_channels, qkv_order=qkv_order, norm=norm)
@@ -251,7 +259,7 @@ class Encoder(Told):
         ch = self.chs[0]                                     # of a stage's output
         stages = [(Stage(nn.Conv2d(in_channels, ch, 3, padding=1)), ch)]
         for size, out in zip(self.sizes, self.chs):
-            if size < image_size:
+            if size < self.sizes[0]:
                 stages.append((Stage(self.res(ch, resize='down')), ch))
             for _ in range(num_res_blocks):
                 stages.append((self.stage(ch, out, size), ch := out))
@@ -263,7 +271,7 @@ class Encoder(Told):
     def stage(self,
         ch:int,    # channels in
         out:int,   # channels out
-        size:int,  # of the image here, pixels
+        size:int,  # shorter side of the image here, pixels
     )->Stage:
         "A residual block, and attention where this size attends."
         attends = [self.attn(out)] if size in self.attn_sizes else []
@@ -290,24 +298,26 @@ class Encoder(Told):
         for stage in self.input_blocks: hs.append(h := stage(h, emb))
         return self.middle_block(h, emb), hs
 
-# %% ../nbs/13_nets.ipynb #9992f470
+# %% ../nbs/13_nets.ipynb #e031885d
 #| code-fold: true
 @patch
 def _sizes(self:Encoder):
-    "The image size at each level, if all arguments fit"
+    "The shorter side at each level, if all arguments fit"
     need(self.clock in clocks, f"clock must be one of {', '.join(clocks)}, got {self.clock!r}")
-    for k in ('image_size', 'in_channels', 'model_channels', 'num_res_blocks'):
+    for k in ('in_channels', 'model_channels', 'num_res_blocks'):
         need(getattr(self, k) >= 1, f"{k} must be at least 1, got {getattr(self, k)}")
     need(self.model_channels%2 == 0, f"model_channels must be even, got {self.model_channels}")
     need(0 <= self.dropout < 1, f"dropout must lie in [0, 1), got {self.dropout}")
-    size, mult, attn = self.image_size, self.channel_mult, self.attn_sizes
-    sizes = [size >> i for i in range(len(mult))]
-    halves = sizes and size == sizes[-1] << len(mult)-1
-    need(halves, f"channel_mult {mult} must halve image_size, got {size}")
+    (h, w), mult, attn = _sides(self.image_size), self.channel_mult, self.attn_sizes
+    need(len(mult), "channel_mult must name at least one size, got none")
+    k = 2**(len(mult)-1)
+    need(min(h, w) >= 1 and h%k == w%k == 0, f"image_size must be a multiple of {k} in height and "
+         f"width for channel_mult {mult}, got {self.image_size}: crop or pad the images")
+    sizes = [min(h, w) >> i for i in range(len(mult))]
     need(set(attn) <= set(sizes), f"attn_sizes must be among the sizes {sizes}, got {attn}")
     return sizes
 
-# %% ../nbs/13_nets.ipynb #fbd359ff
+# %% ../nbs/13_nets.ipynb #e3194775
 class UNet(Encoder):
     """ADM's U-Net (Dhariwal & Nichol 2021), for any λ and condition.
     Raises ValueError for sizes that do not fit together, or an unknown `clock`."""
@@ -320,27 +330,27 @@ class UNet(Encoder):
             for _ in range(self.num_res_blocks+1):
                 stage, ch = self.stage(ch + stored.pop(), out, size), out
                 self.output_blocks.append(stage)
-            if size < self.image_size: stage.append(self.res(ch, resize='up'))
+            if size < self.sizes[0]: stage.append(self.res(ch, resize='up'))
         last = nn.Conv2d(ch, self.out_channels or self.in_channels, 3, padding=1)
         self.out = Float32(norm(ch), nn.SiLU(), _zeroed(last))
 
     def forward(self,
-        z:Tensor,    # (b, in_channels, image_size, image_size) noisy images
+        z:Tensor,    # (b, in_channels, height, width) noisy images
         lam:Tensor,  # (b,) log-SNR, nats
         y=None,      # what it is told, for classes (b,) int64; None: nothing
-    )->Tensor:       # (b, out_channels, image_size, image_size), of z's dtype
+    )->Tensor:       # (b, out_channels, height, width), of z's dtype
         "The output, zero before training."
         emb = self.embed(lam, y)
         h, hs = self.encode(z, emb)
         for stage in self.output_blocks: h = stage(h, emb, hs.pop())
         return self.out(h).to(z.dtype)
 
-# %% ../nbs/13_nets.ipynb #0c429ecc
+# %% ../nbs/13_nets.ipynb #d5852116
 class AttentionPool(nn.Module):
     """The mean of all pixels asks every pixel, and answers with one vector.
     Raises ValueError for heads that do not divide the channels."""
     def __init__(self,
-        size:int,              # height and width of what it pools, pixels
+        size,                  # of what it pools, pixels or (height, width)
         ch:int,                # channels in
         n_out:int,             # numbers out
         head_channels:int=64,  # channels of a head
@@ -350,12 +360,13 @@ class AttentionPool(nn.Module):
         need(d > 0 and ch%d == 0,
              f"head_channels must divide the {ch} channels, got {d}")
         self.heads = ch//d
-        self.positional_embedding = nn.Parameter(torch.randn(ch, size**2+1)/ch**.5)
+        n = 1 + prod(_sides(size))
+        self.positional_embedding = nn.Parameter(torch.randn(ch, n)/ch**.5)
         self.qkv_proj = nn.Conv1d(ch, 3*ch, 1)
         self.c_proj = _zeroed(nn.Conv1d(ch, n_out, 1))
 
     def forward(self,
-        x:Tensor,  # (b, ch, size, size)
+        x:Tensor,  # (b, ch, h, w)
     )->Tensor:     # (b, n_out)
         "Attention with the mean as the only query (Dhariwal & Nichol 2021)."
         x, place = x.flatten(2), self.positional_embedding.to(x.dtype)
@@ -365,7 +376,7 @@ class AttentionPool(nn.Module):
         fit = (q[:,:,:1]*k).sum(-1, keepdim=True)/q.shape[-1]**.5
         return _rows((fit.softmax(2)*v).sum(2).flatten(1), self.c_proj)
 
-# %% ../nbs/13_nets.ipynb #b2a0ba6c
+# %% ../nbs/13_nets.ipynb #c2d4984b
 #| code-fold: true
 class EncoderUNet(Encoder):
     """ADM's classifier of noisy images: the encoder and attention pooling.
@@ -375,17 +386,18 @@ class EncoderUNet(Encoder):
         norm,    # as in `Encoder`
     ):
         del self.label_emb                               # nobody tells it the class
-        pool = AttentionPool(self.sizes[-1], ch, self.n_classes, self.head_channels)
+        bottom = [o >> len(self.sizes)-1 for o in self.shape[1:]]
+        pool = AttentionPool(bottom, ch, self.n_classes, self.head_channels)
         self.out = Float32(norm(ch), nn.SiLU(), pool)
 
     def forward(self,
-        z:Tensor,    # (b, in_channels, image_size, image_size) noisy images
+        z:Tensor,    # (b, in_channels, height, width) noisy images
         lam:Tensor,  # (b,) log-SNR, nats
     )->Tensor:       # (b, n_classes) float logits, zero before training
         "A logit for each class."
         return self.out(self.encode(z, self.embed(lam))[0]).float()
 
-# %% ../nbs/13_nets.ipynb #c790e02c
+# %% ../nbs/13_nets.ipynb #86e6b752
 #| code-fold: true
 def unet_digits(
     n_classes:int=10,  # classes; n is null
@@ -399,23 +411,25 @@ def unet_digits(
 def unet_small(
     n_classes:int=62,   # classes; n is null
     in_channels:int=3,  # channels of an image
-    image_size:int=32,  # pixels: 16, 32 or 64, or any other multiple of 4
+    image_size=32,      # pixels, or (height, width): multiples of 4, from 64 on of 8
     **kwargs,           # for `UNet`
 )->UNet:
     "For a CPU: 32 channels, then 64, 96, from 64 pixels on 128; attention up to 8×8."
-    mult = (1,2,3,4) if image_size >= 64 else (1,2,3)
-    attn = tuple(s for i in range(len(mult)) if (s := image_size >> i) <= 8)
+    side = min(_sides(image_size))
+    mult = (1,2,3,4) if side >= 64 else (1,2,3)
+    attn = tuple(s for i in range(len(mult)) if (s := side >> i) <= 8)
     sizes:dict = dict(channel_mult=mult, attn_sizes=attn, head_channels=32)
     return UNet(image_size, in_channels, 32, n_classes=n_classes, **sizes | kwargs)
 
 def unet_32(
     n_classes:int=10,   # classes; n is null
     in_channels:int=3,  # channels of an image
-    image_size:int=32,  # pixels, a multiple of 4: 28 for MNIST, 32 for CIFAR-10
+    image_size=32,      # pixels, or (height, width): multiples of 4, such as MNIST's 28
     **kwargs,           # for `UNet`
 )->UNet:
     "For about 32×32: 64 channels, then 128, then 128; attention from half size down."
-    attn = (image_size//2, image_size//4)
+    side = min(_sides(image_size))
+    attn = (side//2, side//4)
     sizes:dict = dict(num_res_blocks=2, channel_mult=(1,2,2), attn_sizes=attn, dropout=.1)
     return UNet(image_size, in_channels, 64, n_classes=n_classes, **sizes | kwargs)
 
@@ -456,7 +470,7 @@ def adm64_classifier(
     return EncoderUNet(64, 3, 128, n_classes=n_classes,
                        **dict(qkv_order='legacy') | adm | kwargs)
 
-# %% ../nbs/13_nets.ipynb #445db467
+# %% ../nbs/13_nets.ipynb #cdfcfac7
 #| code-fold: true
 class Preset:
     "A network with its sizes chosen, and the recipe that suits its training."
@@ -469,16 +483,17 @@ def _of(net, *dims):
     "Makes `net`, which takes these numbers of an example's shape after the classes"
     return lambda n, shape, **kwargs: net(n, *(shape[i] for i in dims), **kwargs)
 
+_hw = slice(1, 3)
 presets = dict(
     mlp=Preset(_of(MLP, 0), steps=2000, bs=512, lr=4e-3, decay=.998),
     unet_digits=Preset(_of(unet_digits, 0), steps=300, bs=128, lr=4e-3, decay=.995),
-    unet_small=Preset(_of(unet_small, 0, -1), steps=8000, bs=64, lr=2e-3, decay=.999),
-    unet_32=Preset(_of(unet_32, 0, -1), steps=50_000, bs=128, lr=3e-4, decay=.9995),
+    unet_small=Preset(_of(unet_small, 0, _hw), steps=8000, bs=64, lr=2e-3, decay=.999),
+    unet_32=Preset(_of(unet_32, 0, _hw), steps=50_000, bs=128, lr=3e-4, decay=.9995),
     unet_64=Preset(_of(unet_64, 0), steps=50_000, bs=256, lr=3e-4, decay=.9995),
     adm64=Preset(_of(adm64), steps=540_000, bs=2048, lr=3e-4, decay=.9999,
                  warmup=1000, micro=8, every=1000))          # ADM's and the paper's
 
-# %% ../nbs/13_nets.ipynb #6cc72439
+# %% ../nbs/13_nets.ipynb #f8fb39b7
 #| code-fold: true
 def net_for(
     name:str,       # a name in `presets`, or a dotted path
@@ -491,5 +506,6 @@ def net_for(
     preset, shape = find(presets, name, 'name'), tuple(shape)
     need(len(shape) in (1, 3), f"shape must be (2,) or (c, h, w), got {shape}")
     net = preset.make(n_classes, shape, **kwargs)
-    need(net.shape == shape, f"{name} takes shape {net.shape}, got data of shape {shape}")
+    need(net.shape == shape, f"{name} takes shape {net.shape}, got data of shape "
+         f"{shape}: unet_small and unet_32 take other sizes")
     return net

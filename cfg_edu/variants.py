@@ -14,13 +14,13 @@ from torch.utils.checkpoint import checkpoint
 from .doors import need
 from .nets import Float32, Stage, UNet
 
-# %% ../nbs/33_variants.ipynb #c1528fc7
+# %% ../nbs/33_variants.ipynb #9bf90d67
 class LateUNet(UNet):
     """A U-Net that is told the class late, and whose way back may be shorter.
     Raises ValueError for `late` or `up_blocks` out of range, or as `UNet` does."""
     @delegates(UNet.__init__)
     def __init__(self,
-        image_size:int,      # height and width, pixels
+        image_size,          # pixels, or (height, width)
         in_channels:int,     # channels of z
         model_channels:int,  # channels that `channel_mult` multiplies, even
         late:int=0,          # stages that are not told the class, from the first on
@@ -61,15 +61,15 @@ class LateUNet(UNet):
         return self.out(h).to(z.dtype)
 
     def forward(self,
-        z:Tensor,    # (b, in_channels, image_size, image_size) noisy images
+        z:Tensor,    # (b, in_channels, height, width) noisy images
         lam:Tensor,  # (b,) log-SNR, nats
         y=None,      # what it is told, for classes (b,) int64; None: nothing
-    )->Tensor:       # (b, out_channels, image_size, image_size), of z's dtype
+    )->Tensor:       # (b, out_channels, height, width), of z's dtype
         "The output, zero before training."
         return self._through(z, lam, y)
 
     def pair(self,
-        z:Tensor,    # (b, in_channels, image_size, image_size) noisy images
+        z:Tensor,    # (b, in_channels, height, width) noisy images
         lam:Tensor,  # (b,) log-SNR, nats
         y:Tensor,    # what it is told
     )->tuple:        # the outputs told y and told nothing, each of the shape of `z`

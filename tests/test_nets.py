@@ -7,10 +7,16 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from shaken import shake, small
+from PIL import Image
 from cfg_edu.conditions import Classes, Vector
+from cfg_edu.data import data_dls
 from cfg_edu.denoiser import Denoiser, both
+from cfg_edu.guidance import CFG
 from cfg_edu.nets import (AttentionBlock, AttentionPool, EncoderUNet, GroupNorm32, MLP, ResBlock, UNet,
                           encoder_digits, lam_angle, net_for, norms, presets, sinusoid, unet_digits)
+from cfg_edu.sampling import sample
+from cfg_edu.training import SampleGrid, diffusion_learner
+from cfg_edu.variants import LateUNet
 
 pytestmark = pytest.mark.usefixtures('no_grad')
 lams = torch.tensor([-20., -1, 2, 20])
@@ -189,9 +195,75 @@ def test_old_configurations_load(tmp_path):
     assert torch.equal(UNet.from_pretrained(tmp_path).eval()(z, lams, torch.arange(4)), net(z, lams, torch.arange(4)))
 
 
+# --- pictures that are not square
+
+def blocks(cls):
+    if cls is LateUNet: return lambda hw: LateUNet(**{**small, 'image_size': hw}, late=3, up_blocks=1)
+    return lambda hw: cls(**{**small, 'image_size': hw})
+
+@pytest.mark.parametrize('cls', [UNet, LateUNet, EncoderUNet])
+def test_a_square_may_be_given_as_a_pair(cls):
+    "One number, a pair, a list and a torch.Size: the same network, to the last bit and in its configuration"
+    nets, z = [], torch.randn(4, 1, 8, 8)
+    for size in (8, (8, 8), [8, 8], z.shape[2:]):
+        torch.manual_seed(1)
+        nets.append(shake(blocks(cls)(size)))
+    for net in nets[1:]:
+        assert (net.image_size, net.shape, net.sizes) == (8, (1, 8, 8), [8, 4]) and list(net.state_dict()) == list(nets[0].state_dict())
+        assert torch.equal(net(z, lams), nets[0](z, lams))
+
+@pytest.mark.parametrize('cls', [UNet, LateUNet, EncoderUNet])
+def test_a_picture_that_lies_and_one_that_stands(cls, tmp_path):
+    "The same parameters; with kernels transposed, the transposed answer; files keep the shape"
+    make, z = blocks(cls), torch.randn(4, 1, 8, 12)
+    lies, stands = shake(make((8, 12))), make((12, 8)).eval()
+    assert (lies.shape, stands.shape, lies.sizes, stands.sizes) == ((1, 8, 12), (1, 12, 8), [8, 4], [8, 4])
+    turned = {k: v.mT if v.ndim == 4 else v for k, v in lies.state_dict().items()}
+    for k in [k for k in turned if 'positional' in k]: turned[k] = torch.cat([turned[k][:,:1], turned[k][:,1:].unflatten(1, (4, 6)).mT.flatten(1)], 1)
+    stands.load_state_dict(turned)
+    close(stands(z.mT, lams), lies(z, lams).mT if cls is not EncoderUNet else lies(z, lams), 1e-4)
+    lies.save_pretrained(tmp_path)
+    back = cls.from_pretrained(tmp_path).eval()
+    assert back.shape == (1, 8, 12) and torch.equal(back(z, lams), lies(z, lams))
+    for wrong in (z.mT, z[...,:8]):
+        with pytest.raises(ValueError, match=r'z must be images of shape \(1, 8, 12\)'): lies(wrong, lams)
+
+@pytest.mark.parametrize('name, shape, sizes, attn', [('unet_small', (3, 16, 24), [16, 8, 4], (8, 4)), ('unet_small', (1, 96, 64), [64, 32, 16, 8], (8,)),
+                                                     ('unet_32', (3, 48, 32), [32, 16, 8], (16, 8)), ('unet_32', (1, 28, 64), [28, 14, 7], (14, 7))])
+def test_presets_for_rectangles(name, shape, sizes, attn):
+    with torch.device('meta'):
+        net, other = net_for(name, 10, shape), net_for(name, 10, (shape[0], shape[2], shape[1]))
+        square = net_for(name, 10, (shape[0], *[min(shape[1:])]*2))
+    assert (net.shape, net.sizes, net.attn_sizes) == (shape, sizes, attn)
+    assert len({tuple((k, v.shape) for k, v in n.state_dict().items()) for n in (net, other, square)}) == 1
+
+@pytest.mark.parametrize('name, shape, says', [('unet_small', (3, 18, 24), r'image_size must be a multiple of 4 .* got \(18, 24\)'), ('unet_small', (3, 68, 64), r'multiple of 8 .* got \(68, 64\)'),
+                                               ('unet_32', (3, 32, 30), 'multiple of 4'), ('unet_64', (3, 64, 48), r'unet_64 takes shape \(3, 64, 64\), got .* \(3, 64, 48\): unet_small and unet_32'),
+                                               ('unet_digits', (1, 8, 16), 'unet_digits takes'), ('unet_small', (2,), 'size must be pixels'), ('unet_small', (3, 32), r'\(c, h, w\)')])
+def test_rectangles_that_do_not_fit(name, shape, says):
+    with torch.device('meta'), pytest.raises(ValueError, match=says): net_for(name, 10, shape)
+
+def test_rectangles_from_data_to_pictures(tmp_path):
+    "Mirrored, trained, averaged, sampled by guidance, drawn and kept as a run: the shape goes all the way"
+    x, y = torch.rand(48, 3, 8, 12)*2 - 1, torch.arange(48)%2
+    dls = data_dls(x, y, 'ab', bs=8, valid=8, flip=True, device='cpu')
+    net = net_for('unet_small', 2, x.shape[1:])
+    before = [p.clone() for p in net.parameters()]
+    learn = diffusion_learner(dls, net, cbs=SampleGrid(n=1, clip=(-1., 1.), folder=tmp_path))
+    with torch.enable_grad(), learn.no_bar(), learn.no_logging(): learn.fit(1)
+    assert any((a != b).any() for a, b in zip(before, net.parameters()))
+    out = sample(CFG(learn.ema.avg, 1.), (2, 3, 8, 12), torch.tensor([0, 1]), n_steps=3, clip=(-1., 1.))
+    assert out.shape == (2, 3, 8, 12) and out.isfinite().all()
+    w, h = Image.open(next(tmp_path.glob('*.png'))).size
+    assert w > 1.5*h                                                             # two pictures that lie, side by side
+
+
 # --- sizes and presets
 
-bad = [(dict(image_size=30, channel_mult=(1, 2, 4)), 'must halve image_size, got 30'), (dict(channel_mult=()), r'channel_mult \(\) must halve'),
+bad = [(dict(image_size=30, channel_mult=(1, 2, 4)), 'image_size must be a multiple of 4 in height and width .* got 30: crop or pad'), (dict(channel_mult=()), 'channel_mult must name at least one'),
+       (dict(image_size=(32, 18), channel_mult=(1, 2, 4)), r'a multiple of 4 in height and width .* got \(32, 18\)'), (dict(image_size=(32, 0)), r'got \(32, 0\)'), (dict(image_size=(-32, 32)), 'got'),
+       (dict(image_size=(3, 32, 32)), r'size must be pixels or \(height, width\), got \(3, 32, 32\)'), (dict(image_size=()), 'size must be pixels'), (dict(image_size=None), 'size must be pixels'),
+       (dict(image_size=(32, 64), attn_sizes=(64,)), r'attn_sizes must be among the sizes \[32, 16\]'),
        (dict(attn_sizes=(16, 7)), r'attn_sizes must be among the sizes \[32, 16\]'), (dict(model_channels=33), 'model_channels must be even'),
        (dict(model_channels=0), 'model_channels must be at least 1'), (dict(dropout=1.), r'dropout must lie in \[0, 1\)'), (dict(dropout=float('nan')), 'dropout'),
        (dict(n_classes=0), 'n_classes must be at least 1'), (dict(in_channels=0), 'in_channels'), (dict(num_res_blocks=0), 'num_res_blocks'), (dict(image_size=0), 'image_size'),

@@ -2,7 +2,7 @@
 import io, math, os, subprocess, sys
 from contextlib import redirect_stdout
 from types import SimpleNamespace
-import pytest, torch
+import numpy as np, pytest, torch
 from torch import nn
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback, CancelBatchException
@@ -11,6 +11,7 @@ from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.learner import Learner
 from cfg_edu import processes
 from cfg_edu.classifier import classifier_learner
+from cfg_edu.cli import cfg_sample, cfg_train
 from cfg_edu.data import digits_dls, toy_dls
 from cfg_edu.nets import MLP, UNet
 from cfg_edu.processes import Deal, HalfPrecision, rng_state, set_rng_state
@@ -124,6 +125,19 @@ def test_states_go_and_come_back():
     set_rng_state(state, dls)
     b = draw()
     assert torch.equal(a[0], b[0]) and a[1] == b[1]
+
+def test_a_launched_command_joins_its_processes_without_a_gpu(tmp_path):
+    "No variable says that there is none; each would train all of it and write to the folder of the other"
+    launch = [sys.executable, '-W', 'ignore', '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '--']
+    code = "import sys; from cfg_edu.cli import cfg_train, cfg_sample; cfg_train('moons', out=sys.argv[1], steps=2, bs=8); cfg_sample(sys.argv[1], n=5, bs=2, n_steps=2)"
+    (tmp_path/'job.py').write_text(code)
+    env = {k: v for k, v in os.environ.items() if k != 'ACCELERATE_USE_CPU'} | {'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
+    out = subprocess.run([*launch, tmp_path/'job.py', tmp_path/'r'], env=env, capture_output=True, text=True, timeout=300)
+    assert out.returncode == 0, out.stderr[-3000:]
+    assert '2 steps of 8 on 2 × cpu' in out.stdout and out.stdout.count('trained in') == out.stdout.count('5 samples') == 1
+    cfg_train('moons', out=tmp_path/'one', steps=2, bs=8)
+    x, _ = cfg_sample(tmp_path/'one', n=5, bs=2, n_steps=2)
+    torch.testing.assert_close(torch.from_numpy(np.load(next((tmp_path/'r').glob('*.npz')))['arr_0']), x, atol=1e-5, rtol=0)
 
 # --- sixteen bits ------------------------------------------------------------------------------------------------------------------------------------
 

@@ -384,8 +384,8 @@ from pathlib import Path
 from accelerate import PartialState
 from cfg_edu import cli
 run, out = map(Path, sys.argv[1:])
-state = PartialState(cpu=True)
-cli.cfg_sample(run, n=50, n_steps=4, bs=8, out=out/'s.npz')
+cli.cfg_sample(run, n=50, n_steps=4, bs=8, out=out/'s.npz')             # joins the processes by itself
+state = PartialState()
 said = []
 for f in (lambda: cli.cfg_sample(run, n=4, n_steps=4, out=run/'config.json'/'s.npz'), lambda: cli.cfg_train('moons', out=run, steps=20, bs=126, every=10),
           lambda: cli.cfg_train('moons', out=out/'odd', steps=20, bs=128), lambda: cli.cfg_evaluate(run)):
@@ -400,7 +400,7 @@ def test_three_processes(run, tmp_path):
     "They make the same samples, and where the first fails, all fail with its sentence"
     (tmp_path/'together.py').write_text(together)
     call = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '3', str(tmp_path/'together.py'), str(run.path), str(tmp_path)]
-    done = subprocess.run(call, env={**os.environ, 'ACCELERATE_USE_CPU': 'true'}, capture_output=True, text=True)
+    done = subprocess.run(call, env={**os.environ, 'CUDA_VISIBLE_DEVICES': ''}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     x, y = cli.cfg_sample(run.path, n=50, n_steps=4, bs=8, out=tmp_path/'one.npz')
     with np.load(tmp_path/'s.npz') as f: assert (f['arr_0'] == x.numpy()).all() and (f['arr_1'] == y.numpy()).all()
