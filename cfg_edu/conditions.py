@@ -52,6 +52,7 @@ class Vector(nn.Module):
         d_in:int,  # numbers that are told
         d:int,     # width of what the network gets
     ):
+        need(d_in >= 1, f"d_in must be at least 1, got {d_in}")
         super().__init__()
         self.d_in = d_in
         self.net = nn.Sequential(nn.Linear(d_in, d), nn.SiLU(), nn.Linear(d, d))

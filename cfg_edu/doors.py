@@ -6,7 +6,7 @@
 __all__ = ['need', 'find', 'numbers', 'pixels']
 
 # %% ../nbs/doors.ipynb #be09035d
-import sys, warnings
+import math, sys, warnings
 from ast import literal_eval
 from pkgutil import resolve_name
 
@@ -59,8 +59,10 @@ def pixels(
     Raises ValueError where one is not finite or outside ±`far`."""
     whole = not x.is_floating_point()
     lo, hi = (o.item() for o in (x[::1+len(x)//200] if whole else x).aminmax())
+    bad = 0 if math.isfinite(lo+hi) else (~x.isfinite()).flatten(1).any(1).sum()
+    need(not bad, f"{what} must be finite, {bad} of {len(x)} are not")
     need(whole or -far <= lo and hi <= far,
-         f"{what} must be finite, images in [-1, 1], got {lo:g} to {hi:g}")
+         f"{what} must be images in [-1, 1], got {lo:g} to {hi:g}")
     if hi <= 1 if whole else lo >= 0:
         means = '0…255: if yours are 0 and 1' if whole else '[-1, 1]: if yours lie in [0, 1]'
         warnings.warn(f"{what} has values from {lo:g} to {hi:g}, and images are taken to "

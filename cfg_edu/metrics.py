@@ -15,7 +15,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from torch import nn, Tensor
 from tqdm.auto import tqdm
-from .doors import need
+from .doors import need, pixels
 from .files import cached, fingerprint, read_npz
 from .guidance import CFG
 from .sampling import sample
@@ -108,25 +108,27 @@ class Judge(nn.Module):
     def batches(self,
         x:Tensor,             # (n, c, h, w) float in [−1, 1], or uint8
         progress:bool=False,  # show a progress bar?
+        what:str='images',    # the argument that was given
+        far:float=10.,        # a value farther from 0 is refused, others are cut off
     ): # yields what `see` gives, on the CPU
         """What the judge sees, `bs` images at a time.
-        Raises ValueError for what are no finite images of its shape."""
+        Raises ValueError for what are no finite images of its shape; see `pixels`."""
         shape, want = tuple(getattr(x, 'shape', ())), ', '.join(map(str, self.shape or 'chw'))
         fits = isinstance(x, Tensor) and x.ndim == 4 and self.shape in (None, shape[1:])
         got = f'{type(x).__name__} {shape}'
         need(fits, f"judge {self.name!r} looks at images (n, {want}), got {got}")
+        to_uint8(x[:1])                             # refuses other whole numbers
+        if len(x): pixels(x, what, far)
         device = next((p.device for p in self.eval().parameters()), None)
         for u in tqdm(x.split(self.bs), self.name, leave=False, disable=None if progress else True):
-            bad = int((~u.isfinite()).flatten(1).any(1).sum())
-            need(not bad, f"images must be finite, {bad} of {len(u)} are not")
             yield {l: v.cpu() for l, v in self.see(to_uint8(u).to(device)).items()}
 
     def forward(self,
         x:Tensor,             # (n, c, h, w) float in [−1, 1], or uint8
-        progress:bool=False,  # show a progress bar?
+        **kwargs,             # passed to `batches`
     )->dict:                  # fid, isc, prc: (n, …) float64; verdict: (n,) int64
         "What the judge sees in `x`, by purpose; `verdict` where it gives one."
-        seen = list(self.batches(x, progress))
+        seen = list(self.batches(x, **kwargs))
         ts = {l: torch.cat([o.pop(l) for o in seen]).double() for l in list(seen[0])}
         out = {m: ts[l] for m, l in self.layers.items()}
         if 'verdict' in out: out['verdict'] = out['verdict'].argmax(1)
@@ -180,7 +182,7 @@ class RealStats:
         if self.judge == judge.id: return self
         need(not self.judge, f"real must be judge {judge.id}'s, got {self.judge}'s")
         shape, got = self.shape or judge.shape or (3, 64, 64), len(self.mu)
-        d = judge(torch.zeros(2, *shape, dtype=torch.uint8))['fid'].shape[1]
+        d = judge(torch.full((2, *shape), 128).byte())['fid'].shape[1]
         need(d == got, f"real must have {d} features for {judge.name!r}, got {got}")
         return replace(self, judge=judge.id)
 
@@ -191,7 +193,7 @@ class RealStats:
         order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))
         some[order[:n_prc]] = True
         def features():
-            for seen, i in zip(judge.batches(real, progress), some.split(judge.bs)):
+            for seen, i in zip(judge.batches(real, progress, 'real', 1.), some.split(judge.bs)):
                 kept.append(seen[judge.layers['prc']][i].float())
                 yield seen[judge.layers['fid']]
         mu, cov = mean_cov(features())
@@ -219,8 +221,8 @@ def real_stats(
     if isinstance(real, RealStats): return real.of(judge)
     need(len(real) >= 10, f"real must hold at least 10 images, got {len(real)}")
     few = real[::max(1, len(real)//64)]
-    pixels = (real,) if known is None else (known, tuple(real.shape), few)
-    key = fingerprint(*pixels, judge.id, n_prc, seed)
+    seen = (real,) if known is None else (known, tuple(real.shape), few)
+    key = fingerprint(*seen, judge.id, n_prc, seed)
     if key not in judge.last:
         keep = len(real) > 5000 and judge.state_dict()  # no weights, no fingerprint
         look = partial(RealStats.look, real, judge, n_prc, seed, progress)
@@ -261,7 +263,7 @@ def evaluate(
     shapes that differ, too few or non-finite images, or a wrong `y`."""
     judge = _judge(judge)
     asked, ref = judge.asked(y, len(samples)), real_stats(real, judge)
-    seen, shape = judge(samples) | asked, tuple(samples.shape[1:])
+    seen, shape = judge(samples, what='samples') | asked, tuple(samples.shape[1:])
     need(ref.shape in (None, shape),
          f"samples must be of real's shape {ref.shape}, got {shape}")
     return _measured(seen, ref, k, splits)
@@ -287,7 +289,7 @@ def noise_floor(
     g, pool = torch.Generator().manual_seed(seed), max(2*n, 20_000)
     i = torch.arange(len(real))
     if len(i) > pool: i = torch.randperm(len(i), generator=g)[:pool].sort().values
-    seen = judge(real[i]) | {name: o[i] for name, o in asked.items()}
+    seen = judge(real[i], what='real', far=1.) | {name: o[i] for name, o in asked.items()}
     for _ in range(n_draws):
         a, b = torch.randperm(len(i), generator=g)[:2*n].split(n)
         ref = RealStats(*mean_cov([seen['fid'][b]]), seen['prc'][b[:n_prc]])

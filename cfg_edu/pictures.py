@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['readers', 'area', 'prepare', 'images_dls']
 
-# %% ../nbs/30_pictures.ipynb #cb0b018f
-import numpy as np, os
+# %% ../nbs/30_pictures.ipynb #c0001a3f
+import numpy as np, os, torch, warnings
+from collections import Counter
 from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
-from PIL import Image
+from PIL import Image, ImageOps
 from .doors import need
 from .files import cache_dir, fingerprint, read_npz
-from .data import DataLoaders, Rung, rungs
+from .data import DataLoaders, hold_out, missing, Rung, rungs
 from .cache import build_cache, cache_dls, open_cache
 
 # %% ../nbs/30_pictures.ipynb #306b8d42
@@ -39,11 +40,12 @@ def area(
     a = _overlap(s, size)
     return np.tensordot(a, np.tensordot(a, x, (1, 0)), (1, 1)).swapaxes(0, 1)
 
-# %% ../nbs/30_pictures.ipynb #18c8e0e4
+# %% ../nbs/30_pictures.ipynb #16a7f4ff
 #| code-fold: true
 class _Folders:
     "Pictures in a folder for each class, or such folders in `train` and in `val`"
-    suffixes = tuple('.bmp .gif .jpeg .jpg .png .ppm .tif .tiff .webp'.split())
+    suffixes = tuple('.avif .bmp .gif .heic .heif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm '
+                     '.png .pnm .ppm .tga .tif .tiff .webp'.split())
     def __init__(self, path, size): self.path, self.size = path, size
 
     def __call__(self, items):
@@ -51,10 +53,28 @@ class _Folders:
         x = np.stack([self.small(self.path/name) for name,*_ in items])
         return x, np.array([k for _,k,*_ in items])
 
+    @staticmethod
+    def seen(file):
+        "The picture as a viewer shows it, in three colours of 8 bits"
+        img = Image.open(file)
+        ImageOps.exif_transpose(img, in_place=True)         # as the camera was held
+        mode, scaled = img.mode, img.format in ('PNG', 'PPM')
+        deep = mode.startswith('I;16') or mode == 'I' and scaled
+        need(deep or mode not in ('F', 'I'), f"its numbers, mode {mode}, are on no "
+             "known scale: save it with 8 or 16 bits")
+        if deep:
+            grey, clear = np.asarray(img), img.info.get('transparency', -1)
+            byte = np.where(grey == clear, 255, np.rint(grey/257)).astype(np.uint8)
+            img = Image.fromarray(byte)
+        if img.has_transparency_data:
+            white = Image.new('RGBA', img.size, 'white')
+            img = Image.alpha_composite(white, img.convert('RGBA'))
+        return img.convert('RGB')
+
     def small(self, file):
         "Its picture, (3, size, size) uint8; one too small is enlarged first"
         try:
-            img = Image.open(file).convert('RGB')
+            img = self.seen(file)
             if (s := min(img.size)) < self.size:
                 wh = [round(n*self.size/s) for n in img.size]
                 img = img.resize(wh, Image.Resampling.BICUBIC)
@@ -65,36 +85,60 @@ class _Folders:
     def scan(self, part, vocab=None):
         "Names of the class folders in `part`; each picture's name, class, size and date"
         from torchvision.datasets.folder import make_dataset
-        d, n = self.path/part, len(str(self.path))
+        d, n, left = self.path/part, len(str(self.path)), Counter()
+        ends = tuple(o for o in self.suffixes if o in Image.registered_extensions())
         dirs = {o.name for o in d.iterdir() if o.is_dir() and o.name[0] != '.'}
         need(dirs, f"{d} holds no class folders, and nothing else that can be read")
         vocab = vocab or sorted(dirs)
         if new := dirs - {*vocab}:
             raise ValueError(f"{d} has the class {min(new)}, "
                 f"{self.path/'train'} does not")
-        def fits(f): return f.lower().endswith(self.suffixes) and f'{os.sep}.' not in f[n:]
+        def fits(f):
+            hidden, fits = f'{os.sep}.' in f[n:], f.lower().endswith(ends)
+            if not hidden and not fits: left[Path(f).suffix or 'without a suffix'] += 1
+            return fits and not hidden
+        left.update(f'{o.suffix} outside the class folders' for o in d.iterdir()
+                    if o.is_file() and o.name.lower().endswith(ends) and o.name[0] != '.')
         known = {c: k for k,c in enumerate(vocab) if c in dirs}
         try: found = make_dataset(d, known, is_valid_file=fits)
         except FileNotFoundError as e:
-            raise ValueError(f"{d}: {e}Pictures end in "
-                f"{', '.join(self.suffixes)}") from None
+            raise ValueError(f"{d}: {e}Pictures end in {', '.join(ends)}") from None
+        if left:
+            what = ', '.join(f'{k} {o}' for o,k in left.most_common())
+            warnings.warn(f"{d}: left out {what}; pictures end in {', '.join(ends)}",
+                          stacklevel=2)
         dated = ((f[n+1:], k, os.stat(f)) for f,k in found)
         return vocab, [(f, k, s.st_size, s.st_mtime_ns) for f,k,s in dated]
 
+    def split(self, found):
+        "What trains, and one in twenty that is held out, by its name"
+        lot = {o: int(fingerprint(o[0]), 16) for o in found}
+        last = sorted(found, key=lambda o: (lot[o]%20 == 0, lot[o]), reverse=True)
+        stays = {*{o[1]: o for o in last}.values()}         # one of each class
+        rest = [o for o in found if o not in stays]
+        need(rest, f"{self.path} must hold at least two pictures of a class")
+        held = {o for o in rest if lot[o]%20 == 0} or {min(rest, key=lot.get)}
+        return [o for o in found if o not in held], [o for o in found if o in held]
+
     def source(self):
         "What `build_cache` needs"
-        if all((self.path/part).is_dir() for part in ('train', 'val')):
+        there = [o for o in ('train', 'val', 'valid') if (self.path/o).is_dir()]
+        if there[1:] and there[0] == 'train':
             vocab, train = self.scan('train')
-            _, held = self.scan('val', vocab)
+            _, held = self.scan(there[1], vocab)
+            parts = dict(train=train, valid=held)
+            other = [o.name for o in self.path.iterdir() if o.is_dir() and
+                     o.name not in there[:2] and o.name[0] != '.']
+            said = f"{self.path}: left out {', '.join(sorted(other))}"
+            if other: warnings.warn(said, stacklevel=2)
         else:
             vocab, found = self.scan('.')
-            lot = {o: int(fingerprint(o[0]), 16) for o in found}
-            out = {o for o in found if lot[o]%20 == 0} or {min(lot, key=lot.get)}
-            train, held = ([o for o in found if (o in out) == k] for k in (False, True))
-            need(train, f"{self.path} must hold at least two pictures")
-        return dict(parts=dict(train=train, valid=held), make=self, vocab=vocab)
+            need(not {'train'} <= {*vocab} <= {'train', 'test'},
+                 f"{self.path} holds train, and beside it neither val nor valid")
+            parts = dict(zip(('train', 'valid'), self.split(found)))
+        return dict(parts=parts, make=self, vocab=vocab, source='as seen, on white')
 
-# %% ../nbs/30_pictures.ipynb #f8b1ad08
+# %% ../nbs/30_pictures.ipynb #b1880537
 #| code-fold: true
 def _arrays(path, size):
     "What `build_cache` needs for arr_0 and arr_1, in an .npz or unpacked; else None"
@@ -105,17 +149,20 @@ def _arrays(path, size):
         names = 'arr_0', 'arr_1'
         if packed: x, y = itemgetter(*names)(read_npz(path, *names))
         else: x, y = (np.load(f, mmap_mode='r') for f in files)
-        n, lo = len(y), y.min()
+        n, lo, hi = len(y), y.min(), y.max()
         fits = (x.shape, y.shape, x.dtype) == ((n, size, size, 3), (n,), np.uint8)
-        got = f"got {x.dtype} {x.shape} and {y.dtype} {y.shape} from {lo} on"
-        need(fits and n > 1 and lo >= 0 and y.dtype.kind in 'iu', got)
+        got = f"got {x.dtype} {x.shape} and {y.dtype} {y.shape} from {lo} to {hi}"
+        need(fits and n > 1 and lo >= 0 and hi < 10**6 and y.dtype.kind in 'iu', got)
     except Exception as e:
         raise ValueError(f"{path} must hold uint8 images arr_0 (n, {size}, {size}, 3), "
-            "at least two, and classes arr_1 (n,) from 0 on; unzip it where memory is "
+            "at least two, and classes arr_1 (n,), integers from 0 on; unzip it where memory is "
             f"short ({type(e).__name__}: {e})") from None
-    mixed = np.random.Generator(np.random.PCG64(0)).permutation(len(x))
-    held, train = (sorted(o.tolist()) for o in np.split(mixed, [max(1, len(x)//20)]))
-    parts, names = dict(train=train, valid=held), range(int(y.max())+1)
+    classes, names = torch.from_numpy(y.astype(np.int64)), range(int(hi)+1)
+    held = hold_out(classes, max(1, n//20)).tolist()
+    need(held, f"{path} must hold at least two images of a class")
+    train = sorted({*range(n)} - {*held})
+    missing(classes[train], names)
+    parts = dict(train=train, valid=held)
     dated = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     def make(i): return x[i].transpose(0, 3, 1, 2), y[i]
     return dict(parts=parts, make=make, vocab=names, source=dated, n_workers=1)

@@ -6,7 +6,7 @@
 __all__ = ['Run', 'read_rows', 'write_rows', 'network', 'first', 'alone', 'Checkpoint', 'Sampling']
 
 # %% ../nbs/40_runs.ipynb #acc5d84f
-import fastai, numpy as np, pandas as pd, platform, shutil, torch
+import fastai, numpy as np, pandas as pd, platform, shutil, torch, warnings
 from contextlib import contextmanager, ExitStack
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
@@ -52,12 +52,15 @@ class Run:
         by.update((m.__name__, m.__version__) for m in (torch, fastai, np))
         if not path.exists(): return write_json(path, {**settings, 'versions': by})
         old = read_json(path)
-        was = {'rule': 'cfg', 'stats': old.get('reference'), **old}.get   # of old ones
+        was = {'rule': 'cfg', 'stats': old.get('reference'), 'balanced': True,
+               'classes': settings.get('classes'), **old}.get             # of old ones
         other = [f"{k} {was(k)!r} there, {v!r} asked"
                  for k, v in settings.items() if was(k) != v]
         here = f"out {str(self.path)!r} holds {what} of another configuration"
+        longer = settings.get('steps', 0) > (was('steps') or 0) > 0
+        more = f", where init {str(self.path)!r} trains on from its weights"*longer
         need(not other, f"{here} ({'; '.join(other)}): "
-             "give the same settings, or another folder")
+             f"give the same settings, or another folder{more}")
 
 # %% ../nbs/40_runs.ipynb #19074af8
 #| code-fold: true
@@ -298,6 +301,20 @@ class Sampling:
         self.id = fingerprint(*self.model.state_dict().values())
         return self
 
+    def key(self, w, y): return fingerprint(float(w), y, self.asked, self.id)
+
+    def warn(self,
+        *ws,  # guidance weights
+        y,    # (n, …) what is asked for in each sample
+    ):
+        "Warns where samples need an answer that the network was never trained to give."
+        p, hidden = self.config['p_uncond'], (y == self.model.null_like(y)).any()
+        off = [w for w in ws if (w or hidden if p == 0 else p == 1 and w != -1)]
+        if off and PartialState().is_main_process:
+            which = 'with' if p else 'without'
+            warnings.warn(f"the run was trained with p_uncond {p:g}: its answer {which} y was "
+                          f"never trained, and w = {off[0]:g} uses it", stacklevel=3)
+
     def asks(self,
         n:int,   # samples
         y=None,  # a class, or what numbers are told; None: all classes in turn
@@ -329,11 +346,12 @@ class Sampling:
         return (to_uint8(x) if pixels else x.cpu())[:len(y)-i]
 
     def part(self,
-        file,  # .npz of one batch
-    ):         # its samples
+        file,          # .npz of one batch
+        name='arr_0',  # the array in it
+    ):                 # its samples
         "A finished batch; None where it is missing or damaged, to be made again."
         try:
-            with np.load(file) as z: return torch.from_numpy(z['arr_0'])
+            with np.load(file) as z: return z[name]
         except Exception: return None
 
 # %% ../nbs/40_runs.ipynb #b4063687
@@ -348,7 +366,7 @@ def samples(self:Sampling,
     Raises ValueError where another process makes the same ones."""
     state, n, large = PartialState(), len(y), max(self.shape) >= 64
     bs = -(-n//-(-n//(self.bs or (50 if large else 500))))  # all alike, few to spare
-    parts = Path(folder)/f"parts_{fingerprint(w, y, self.asked, self.id)}"
+    parts = Path(folder)/f'parts_{self.key(w, y)}'
     files = {i: parts/f'{i:07}.npz' for i in range(0, n, bs)}
     mine = list(files.items())[state.process_index::state.num_processes]
     with alone(parts):
@@ -358,5 +376,6 @@ def samples(self:Sampling,
             x = self.batch(i, bs, w, y)
             with replacing(f) as o: np.savez(o, x.numpy())
         state.wait_for_everyone()
-        yield first(lambda: torch.cat([self.part(f) for f in files.values()]))
+        x = first(lambda: np.concatenate([self.part(f) for f in files.values()]))
+        yield None if x is None else torch.from_numpy(x)
     if state.is_main_process: shutil.rmtree(parts, ignore_errors=True)

@@ -178,6 +178,8 @@ def _fitting(model, shape, y, sampler, n_steps, lams, clip, bs):
         y = torch.as_tensor(y)
         y = y if y.ndim else y.expand(n)
         need(len(y) == n, f"y must be one for all, or one for each of {n} samples, got {len(y)}")
+    elif (w := getattr(model, 'w', 0)) not in (0, -1):
+        warn(f"y is None, so w = {w:g} has nothing to guide by", stacklevel=4)
     return y, lams, table
 
 def _warn_of(x, calls):

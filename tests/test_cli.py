@@ -1,14 +1,16 @@
 "The five commands: what they write, what they refuse before anything is written, and what stands in for what."
-import json, pickle, subprocess, sys
+import json, pickle, shutil, subprocess, sys, warnings
 from inspect import signature
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pytest, torch
+from hypothesis import given, settings, strategies as st
+from safetensors.torch import load_file
 from cfg_edu import cli, runs, training
-from cfg_edu.data import digits
+from cfg_edu.data import data_dls, digits, Rung, rungs
 from cfg_edu.imagenet import imagenet_classes
 from cfg_edu.judges import get_judge
 from cfg_edu.metrics import Judge, judges
-from cfg_edu.nets import net_for
+from cfg_edu.nets import net_for, presets
 from cfg_edu.runs import read_rows, Run
 from cfg_edu.sampling import sample
 
@@ -76,7 +78,8 @@ bad_train = [
     (dict(p_uncond=1.2), 'p_uncond'), (dict(lam_min=5., lam_max=-5.), 'lam_min'), (dict(lr=-1.), 'lr must be above 0'), (dict(lr=float('nan')), 'lr must be above 0'), (dict(decay=1.), 'decay'),
     (dict(predicts='noise'), 'predicts'), (dict(grad_clip=0.), 'grad_clip'), (dict(precision='fp8'), 'precision'), (dict(seed=-1), 'seed'), (dict(path='x'), 'path is for data'),
     (dict(net='mlp'), 'mlp takes'), (dict(bs=100, micro=64), 'bs must be a multiple of micro'), (dict(warmup=0), 'warmup'), (dict(every=0), 'every'), (dict(micro=0), 'micro'),
-    (dict(init='dit'), 'init must be adm'), (dict(init='adm', net='unet_digits'), 'init adm is'), (dict(init='adm', predicts='v'), 'init adm is'),
+    (dict(init='dit'), 'init must be adm or the folder of a trained run'), (dict(init='adm', net='unet_digits'), "net must be 'adm64' with init 'adm'"), (dict(init='adm', predicts='v'), "predicts must be 'eps'"),
+    (dict(weights='w.pt'), "weights 'w.pt' are for init adm"),
     (dict(init='adm', bs=8), "class 0 must be 'tench', the data has 0"), (dict(data='imagenet64'), 'path is needed'), (dict(data='imagenet64', path='none'), 'none')]
 
 @pytest.mark.parametrize('kw, word', bad_train)
@@ -94,7 +97,7 @@ def test_sample_refuses(here, top, kw, word):
 
 
 @pytest.mark.parametrize('kw, word', [
-    (dict(ws='0,x'), 'ws must be numbers'), (dict(ws='0,-3'), 'w must'), (dict(n=3), 'n must'), (dict(n_steps=0), 'n_steps'), (dict(judge='moon'), 'judge must be one of'), (dict(bs=0), 'bs must'),
+    (dict(ws='0,x'), 'ws must be numbers'), (dict(path='x'), 'path is for data'), (dict(ws='0,-3'), 'w must'), (dict(n=3), 'n must'), (dict(n_steps=0), 'n_steps'), (dict(judge='moon'), 'judge must be one of'), (dict(bs=0), 'bs must'),
     (dict(data='moons'), 'points'), (dict(judge='glyphs16'), 'looks at images'), (dict(seed=-1), 'seed must'), (dict(weights='none.pth'), 'none.pth'), (dict(stats='none.npz'), 'none.npz'), (dict(steps=0), 'steps')])
 def test_tradeoff_refuses(here, kw, word):
     refused(lambda: cli.cfg_tradeoff(**{'out': 'nowhere', **kw}), word)
@@ -111,6 +114,9 @@ def test_evaluate_refuses(here, top):
                          (dict(arr_0=np.zeros((20, 8, 8, 1), np.uint8), arr_1=np.zeros(7, int)), 'y must'), (dict(arr_0=np.zeros((5, 8, 8, 1), np.uint8)), '5')]:
         np.savez('bad.npz', **arrays)
         refused(lambda: cli.cfg_evaluate('bad.npz', data='digits'), word)
+    np.savez('good.npz', arr_0=np.zeros((20, 8, 8, 1), np.uint8))
+    for kw in (dict(n=20), dict(sampler='ddim'), dict(seed=1), dict(balanced=True), dict(n_steps=3, bs=5), dict(net='mlp')):
+        refused(lambda: cli.cfg_evaluate('good.npz', data='digits', **kw), ' and '.join(sorted(kw)) + ' must be left out: good.npz holds the samples')
     refused(lambda: cli.cfg_evaluate('absent.npz', data='digits'), 'absent.npz', kind=FileNotFoundError)
     assert not (here/'evaluate.csv').exists()
 
@@ -122,6 +128,49 @@ def test_a_run_again_changes_nothing(here, top):
     assert cli.cfg_train(**ask) == top/'moons'
     refused(lambda: cli.cfg_train(**{**ask, 'lr': 1e-3}), 'lr 0.004 there, 0.001 asked')
     assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_a_longer_run_starts_from_the_weights(here, top):
+    "In a folder of its own, with the network of the first run; the start is recorded by its fingerprint"
+    moons, first = dict(data='moons', bs=64, lam_min=-5., lam_max=7.), top/'moons'
+    refused(lambda: cli.cfg_train(**moons, out=first, steps=40), 'steps 20 there, 40 asked', f'where init {str(first)!r} trains on from its weights')
+    with pytest.raises(ValueError) as e: cli.cfg_train(**moons, out=first, steps=10)
+    assert 'steps 20 there, 10 asked' in str(e.value) and 'trains on' not in str(e.value)
+    still = cli.cfg_train(**moons, init=first, out='still', steps=1, lr=1e-30)
+    ema, got = load_file(first/'ema.safetensors'), load_file(still/'model.safetensors')
+    assert all(torch.equal(got[k], ema[k]) for k in ema) and len(ema) == len(got)
+    on = dict(moons, init=str(first), out='on', steps=4, every=2)
+    run = Run(cli.cfg_train(**on))
+    assert run.config['init'] == runs.Sampling().of(Run(first)).id and (run.config['net'], run.config['predicts']) == ('mlp', 'v')
+    assert cli.cfg_train(**on) == run.path                                          # trained already
+    whole = load_file(run.path/'ema.safetensors')
+    (run.path/'ema.safetensors').unlink()
+    assert all(torch.equal(v, whole[k]) for k, v in load_file(cli.cfg_train(**on)/'ema.safetensors').items())
+    refused(lambda: cli.cfg_train(**{**on, 'init': None}), 'init', 'there, None asked')
+    refused(lambda: cli.cfg_train(**{**on, 'init': run.path}), 'init', 'asked')        # other weights
+    for kw, word in ((dict(data='spirals', init=top/'digits'), 'knows other data: shape [1, 8, 8] there, [2] here'), (dict(data='pinwheel'), 'n_classes 2 there, 5 here'), (dict(net='unet_digits'), "net must be 'mlp'"),
+                     (dict(predicts='eps'), "predicts must be 'v'"), (dict(init=here), 'init must be adm or the folder of a trained run'), (dict(weights='w.pt'), 'weights')):
+        refused(lambda: cli.cfg_train(**{**on, 'out': 'no', **kw}), word)
+    assert not Path('no').exists()
+
+
+def test_the_start_knows_its_classes_by_name(here, monkeypatch):
+    x, y = digits()
+    def rung(names): return Rung(lambda bs=8, seed=0, device=None: data_dls(x, y, names, bs, 360, seed=seed, device=device), 'unet_digits', 'digits')
+    for k, names in dict(a='abcdefghij', b='abcdefghik').items(): monkeypatch.setitem(rungs, k, rung(names))
+    cli.cfg_train('a', out='a', steps=1, bs=8)
+    cli.cfg_train('a', out='a2', init='a', steps=1, bs=8)
+    refused(lambda: cli.cfg_train('b', out='b', init='a', steps=1, bs=8), "init 'a' knows other data: classes")
+
+
+def test_the_start_s_own_network_is_typed_not_read(here):
+    "A dotted path is followed where a user types it, not where a file says it"
+    Path('net_of_test_cli.py').write_text('open("ran", "a").write("1")\nfrom cfg_edu.nets import MLP, Preset\nown = Preset(lambda n, shape, **kw: MLP(n, *shape, **kw), steps=2, bs=16, lr=1e-3, decay=.9)\n')
+    cli.cfg_train('moons', out='first', net='net_of_test_cli.own')
+    presets.pop('net_of_test_cli.own')
+    refused(lambda: cli.cfg_train('moons', out='second', init='first'), "net must be given for init: 'net_of_test_cli.own'")
+    assert len(Path('ran').read_text()) == 1
+    cli.cfg_train('moons', out='second', init='first', net='net_of_test_cli.own')
 
 
 def test_whole_epochs():
@@ -154,8 +203,8 @@ rung = Rung(make, 'mlp', steps=3, bs=10)
     assert run.model()(torch.zeros(2, 2), torch.zeros(2), torch.ones(2, 1)).shape == (2, 2)
     refused(lambda: cli.cfg_sample('told', n=2), 'y must be the numbers to tell')
     x, y = cli.cfg_sample('told', n=3, n_steps=2, y='.5')
-    assert x.shape == (3, 2) and y.tolist() == [[.5]]*3 and np.load('told/samples_w1_y.5_seed0.npz')['arr_1'].shape == (3, 1)
-    assert Path('told/samples_w1_y.5_seed0.png').exists()
+    assert x.shape == (3, 2) and y.tolist() == [[.5]]*3 and np.load('told/samples_w1_y.5_seed0_n=3_n_steps=2.npz')['arr_1'].shape == (3, 1)
+    assert Path('told/samples_w1_y.5_seed0_n=3_n_steps=2.png').exists()
 
 
 def test_vectors_can_be_judged(here):
@@ -170,14 +219,16 @@ rung = Rung(make, 'unet_digits', 'digits', steps=2, bs=10)
     row, = cli.cfg_tradeoff('told2.rung', out='told', ws='0', n=20, n_steps=2)
     again = cli.cfg_evaluate('told', n=20, n_steps=2)
     refused(lambda: cli.cfg_evaluate('told', n=20, stats='s.npz'), 'stats must be None for a run that is told numbers')
+    refused(lambda: cli.cfg_evaluate('told', n=20, balanced=True), 'balanced is for classes')
     assert row['n'] == 20 and 'agreement' not in row and again['fid'] == pytest.approx(row['fid'])     # asked for what the real ones were told
 
 
 # sampling
 def test_what_cfg_sample_writes(here, top):
     x, y = cli.cfg_sample(top/'moons', n=7, w=2., n_steps=3, y=1)
-    with np.load(top/'moons'/'samples_w2_y1_seed0.npz') as f: assert (f['arr_0'] == x.numpy()).all() and f['arr_1'].tolist() == y.tolist() == [1]*7
-    assert (top/'moons'/'samples_w2_y1_seed0.png').exists() and not list((top/'moons').glob('parts*'))
+    name = 'samples_w2_y1_seed0_n=7_n_steps=3'
+    with np.load(top/'moons'/f'{name}.npz') as f: assert (f['arr_0'] == x.numpy()).all() and f['arr_1'].tolist() == y.tolist() == [1]*7
+    assert (top/'moons'/f'{name}.png').exists() and not list((top/'moons').glob('parts*'))
     x, y = cli.cfg_sample(top/'digits', n=12, n_steps=2, out='d.npz')
     with np.load('d.npz') as f: assert f['arr_0'].shape == (12, 8, 8, 1) and f['arr_0'].dtype == np.uint8 and f['arr_1'].tolist() == [*range(10), 0, 1]
 
@@ -188,7 +239,7 @@ def test_samplers_walk_the_schedule_that_was_trained(here, top, monkeypatch):
         seen.append([round(o, 3) for o in sampler.grid(n_steps)[[0, -1]].tolist()])
         return sample(model, shape, y, sampler, n_steps, **kw)
     monkeypatch.setattr(runs, 'sample', spy)
-    for s in ('ancestral', 'ddim', 'dpmpp_2m_sde'): cli.cfg_sample(top/'moons', n=4, n_steps=4, sampler=s, out='s.npz')
+    for s in ('ancestral', 'ddim', 'dpmpp_2m_sde'): cli.cfg_sample(top/'moons', n=4, n_steps=4, sampler=s, out=f'{s}.npz')
     assert seen == [[-5., 7.], [-5., 7.], [-5., 6.]]
 
 
@@ -219,7 +270,120 @@ data = Rung(digits_dls, 'mine_of_test_cli.net', 'mine_of_test_cli.Eye', steps=1)
     assert (told['judge'], Run('mine').config['net'], Run('mine').config['steps']) == (m+'Eye', m+'net', 1)
 
 
+def test_no_two_settings_share_a_file(here, top):
+    "The plain name is the defaults' own; each other setting stands in the name"
+    run = Path(shutil.copytree(top/'moons', 'run', ignore=shutil.ignore_patterns('samples_*')))
+    Path('rule_of_test_cli.py').write_text('from cfg_edu.guidance import CFG\nclass Own(CFG): pass\n')
+    settings = [dict(), dict(w=0.), dict(w=.1), dict(w=.1+1e-9), dict(y='1'), dict(y=[0, 1]*50), dict(y=[1, 0]*50), dict(seed=1), dict(n=99), dict(n_steps=3), dict(sampler='ddim'), dict(v=.5), dict(precision='bf16'), dict(bs=40),
+                dict(rule='rule_of_test_cli.Own'), dict(n=5, n_steps=50, sampler='ancestral')]
+    for kw in settings: cli.cfg_sample(run, **kw)
+    assert len(list(run.glob('samples*.npz'))) == len(settings) == len(list(run.glob('samples*.png')))
+    assert {'samples_w1_seed0.npz', 'samples_w0.1_seed0.npz', 'samples_w1_y1_seed0.npz', 'samples_w1_seed0_n=5_sampler=ancestral_n_steps=50.npz'} <= {p.name for p in run.iterdir()}
+
+
+def test_a_file_that_is_there_keeps_its_samples(here, top):
+    cli.cfg_sample(top/'moons', n=4, out='a.npz')
+    whole = Path('a.npz').read_bytes()
+    again, _ = cli.cfg_sample(top/'moons', n=4, out='a.npz')                        # the same ones: made again
+    assert np.load('a.npz')['arr_0'].tolist() == again.tolist()
+    Path('b.png').write_bytes(b'a holiday')
+    Path('c.npz').write_bytes(whole[:-60])
+    np.savez('d.npz', arr_0=again.numpy(), arr_1=np.zeros(4))
+    for out, kw, word in (('a', dict(w=2.), 'a.npz'), ('a', dict(sampler='ddim'), 'a.npz'), ('a', dict(seed=1), 'a.npz'), ('b', {}, 'b.png'), ('c', {}, 'c.npz'), ('d', {}, 'd.npz')):
+        refused(lambda: cli.cfg_sample(top/'moons', out=f'{out}.npz', **{**dict(n=4), **kw}), f'out {word!r} is there with something else: give another, or remove it')
+    assert Path('b.png').read_bytes() == b'a holiday' and not list(here.glob('parts*'))
+    refused(lambda: cli.cfg_sample(top/'digits', n=4, out='a.npz'), 'a.npz')        # another network, the same words
+
+
+@pytest.fixture(scope='module')
+def hidden(top):
+    "Runs that never saw a hidden label, and that saw no other"
+    return {p: cli.cfg_train('moons', out=top/f'p{p}', steps=2, bs=64, p_uncond=float(p)) for p in (0, 1)}
+
+@pytest.mark.parametrize('p, w, y, which', [(0, 2., None, 'without'), (0, -1., None, 'without'), (0, 0., '2', 'without'), (0, 0., None, None), (1, 0., None, 'with'), (1, 2., None, 'with'), (1, -1., None, None), (None, 2., '2', None)])
+def test_guidance_that_was_never_trained(here, top, hidden, p, w, y, which):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        cli.cfg_sample(top/'moons' if p is None else hidden[p], n=4, n_steps=3, w=w, y=y, bs=2, out='s.npz')
+    said = [str(o.message) for o in said if 'p_uncond' in str(o.message)]
+    assert said == ([f'the run was trained with p_uncond {p}: its answer {which} y was never trained, and w = {w:g} uses it'] if which else [])
+
+
+def test_a_sweep_of_what_was_never_trained(here):
+    run = cli.cfg_train('digits', out='never', steps=2, bs=32, p_uncond=0.)
+    for ask in (lambda ws: cli.cfg_tradeoff('digits', out=run, ws=ws, n=20, n_steps=2), lambda ws: cli.cfg_evaluate(run, w=float(ws.split(',')[-1]), n=20, n_steps=2)):
+        with pytest.warns(UserWarning, match='p_uncond 0') as said: ask('0,1,2')
+        assert sum('p_uncond' in str(o.message) for o in said) == 1
+        with warnings.catch_warnings():
+            warnings.filterwarnings('error', message='.*p_uncond')
+            ask('0')
+
+
 # judging
+def skewed(x, y, shares, n, half, seed=0):
+    "Real digits of one half, classes by their shares"
+    g = torch.Generator().manual_seed(seed)
+    pool = [((y == c).nonzero()[:, 0])[half::2] for c in range(10)]
+    i = torch.cat([pool[c][torch.randint(len(pool[c]), (round(n*p),), generator=g)] for c, p in enumerate(shares)])
+    i = i[torch.randperm(len(i), generator=g)]
+    return x[i], y[i]
+
+
+def test_a_perfect_model_of_skewed_data(here, monkeypatch):
+    "It is asked for the classes as the data has them, and scores what real images do; asked for all equally often it is punished"
+    x, y = digits()
+    real = skewed(x, y, [.82]+[.02]*9, 1000, 0)
+    monkeypatch.setitem(rungs, 'skewed', Rung(lambda bs=8, seed=0, device=None: data_dls(*real, range(10), bs, 100, seed=seed, device=device), 'unet_digits', 'digits'))
+    cli.cfg_train('skewed', out='r', steps=1, bs=8)
+    def perfect(self, i, bs, w, asked):
+        pool = [((y == c).nonzero()[:, 0])[1::2] for c in range(10)]
+        return torch.cat([x[pool[c][torch.randint(len(pool[c]), (1,))]] for c in asked[i:i+bs]])
+    monkeypatch.setattr(runs.Sampling, 'batch', perfect)
+    ask = dict(n=1000, n_steps=2)
+    as_data, even = cli.cfg_evaluate('r', **ask), cli.cfg_evaluate('r', **ask, balanced=True)
+    assert as_data['fid'] < 1 < 20 < even['fid'] and as_data['n'] == even['n'] == 1000
+    assert [r['balanced'] for r in read_rows('r/evaluate.csv')] == [False, True]
+    row, = cli.cfg_tradeoff('skewed', out='r', ws='0', **ask)
+    assert row['fid'] < 1 and json.loads(Path('r/tradeoff.json').read_text())['balanced'] is False
+    refused(lambda: cli.cfg_tradeoff('skewed', out='r', ws='0', **ask, balanced=True), 'balanced False there, True asked')
+
+
+def test_statistics_tell_no_shares(here, top, capsys):
+    seen = get_judge('digits')(digits()[0])['fid']
+    np.savez('stats.npz', mu=seen.mean(0), sigma=seen.T.cov())
+    run = shutil.copytree(top/'digits', 'run')
+    for ask in (lambda **kw: cli.cfg_evaluate(run, stats='stats.npz', n=20, n_steps=2, **kw), lambda **kw: cli.cfg_tradeoff('digits', out=run, stats='stats.npz', n=20, n_steps=2, ws='0', **kw)):
+        ask()
+        assert 'all classes are asked for equally often: stats tell no shares' in capsys.readouterr().out
+    assert [r['balanced'] for r in read_rows(Path(run)/'evaluate.csv')] == [True]
+    refused(lambda: cli.cfg_evaluate(run, stats='stats.npz', path='x'), 'path must be left out')
+
+
+def test_a_sweep_of_an_earlier_version(here):
+    "It asked for all classes equally often, and did not say so"
+    cli.cfg_tradeoff(out='old', ws='0', balanced=True, **tiny)
+    d = json.loads(Path('old/tradeoff.json').read_text())
+    assert d.pop('balanced') is True
+    Path('old/tradeoff.json').write_text(json.dumps(d))
+    c = json.loads(Path('old/config.json').read_text())
+    del c['classes']
+    Path('old/config.json').write_text(json.dumps(c))
+    assert len(cli.cfg_tradeoff(out='old', ws='0,1', balanced=True, **tiny)) == 2 == len(cli.cfg_tradeoff(out=cli.cfg_train(out='old', steps=4), ws='0', balanced=True, **tiny))
+    refused(lambda: cli.cfg_tradeoff(out='old', ws='0', **tiny), 'balanced True there, False asked')
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 400), st.lists(st.integers(0, 10**6), min_size=1, max_size=12).filter(any))
+def test_in_turn(n, counts):
+    y, c, total = cli.in_turn(n, torch.tensor(counts)), len(counts), sum(counts)
+    many = y.bincount(minlength=c).tolist()
+    assert len(y) == n and all(abs(k-n*o/total) < 1 for k, o in zip(many, counts))
+    each = min(k for k in many if k)                                                # so long they are all in turn
+    asked = [k for k in range(c) if many[k]]
+    assert y[:each*len(asked)].tolist() == asked*each
+    assert cli.in_turn(n, torch.full((c,), 7)).tolist() == [i%c for i in range(n)]
+
+
 tiny = dict(steps=4, n=30, n_steps=2)
 
 def test_a_sweep_goes_on(here):

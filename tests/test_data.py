@@ -6,7 +6,7 @@ import numpy as np, pytest, torch, torchvision
 from hypothesis import given, settings, strategies as st
 from sklearn.datasets import load_digits
 from torch.utils.data import TensorDataset
-from cfg_edu.data import (TensorDL, cifar10_dls, data_dls, digits, digits_dls, dls_for, fashion_dls, mnist_dls,
+from cfg_edu.data import (TensorDL, cifar10_dls, data_dls, digits, digits_dls, dls_for, fashion_dls, hold_out, mnist_dls,
     random_flip, Rung, rungs, to_unit, toy, toy_dls, toys)
 from cfg_edu.files import fingerprint
 
@@ -34,7 +34,7 @@ def test_labels_and_floats_pass_the_change_of_scale():
 
 def test_training_gives_whole_batches_and_the_rest_comes_whole_and_in_order():
     x, y = images()
-    dls = data_dls(x, y, vocab, bs=16, device='cpu')
+    dls = data_dls(x, y, vocab, bs=16, valid=10, device='cpu')
     assert [len(yb) for _,yb in dls.train] == [16, 16] and (len(dls.train), len(dls.valid)) == (2, 1)
     xs, ys = map(torch.cat, zip(*dls.valid))
     assert torch.equal(xs, to_unit(x[40:])) and torch.equal(ys, y[40:])
@@ -91,7 +91,7 @@ def test_order_is_the_seeds_and_nobody_elses():
     torch.manual_seed(2)
     b = list(data_dls(x, y, vocab, bs=16, seed=4, device='cpu').train)[0][0]
     assert torch.equal(a, b)
-    points = data_dls(torch.arange(50.)[:,None]/50, y, range(3), 16, device='cpu', seed=4)
+    points = data_dls(torch.arange(50.)[:,None]/50, y, range(3), 16, 10, device='cpu', seed=4)
     assert fingerprint(*[b[0] for _ in range(2) for b in points.train]) == 'da0387b5d2270fe2'      # as ever
 
 def test_an_epoch_may_be_longer_than_a_pass():
@@ -104,7 +104,7 @@ def test_an_epoch_may_be_longer_than_a_pass():
 
 def test_half_of_the_training_images_are_mirrored_and_no_others():
     x, y = images()
-    dls = data_dls(x, y, vocab, bs=40, flip=True, device='cpu')
+    dls = data_dls(x, y, vocab, bs=40, valid=10, flip=True, device='cpu')
     mine, flipped = ({key(o) for o in a} for a in (to_unit(x), to_unit(x).flip(-1)))
     seen = [key(o) for _ in range(20) for xb,_ in dls.train for o in xb]
     assert all(o in mine or o in flipped for o in seen)
@@ -112,7 +112,7 @@ def test_half_of_the_training_images_are_mirrored_and_no_others():
     assert torch.equal(list(dls.valid)[0][0], to_unit(x[40:]))
     torch.manual_seed(7)
     a = torch.arange(50*48).reshape(50, 3, 4, 4).remainder(256).byte()
-    dls = data_dls(a, y, range(3), 16, flip=True, device='cpu', seed=4)
+    dls = data_dls(a, y, range(3), 16, 10, flip=True, device='cpu', seed=4)
     assert fingerprint(*[b[0] for _ in range(2) for b in dls.train]) == '004b032d62d80a6e'         # as ever
     assert random_flip(torch.arange(6).view(2, 3)).tolist() == [[0, 1, 2], [3, 4, 5]]
 
@@ -127,11 +127,12 @@ def test_what_does_not_fit_is_refused_in_one_sentence():
         with pytest.raises(ValueError, match=match) as e: data_dls(*args, device='cpu', **kwargs)
         assert '\n' not in str(e.value)
     refused('valid must hold out at least one of 1 examples', x[:1], y[:1], range(3))
-    refused(r'y must be a class for each of 50 examples, got shape \(9,\)', x, y[:9], range(3))
+    refused(r'y must be 50 integers, the classes, got torch.int64 of shape \(9,\)', x, y[:9], range(3))
     refused('y must lie in 0…1, 2 names in vocab, got 0 to 2', x, y, range(2))
     refused('y must lie in', x, y-1, range(3))
-    refused(r'x must be finite, images in \[-1, 1\], got 0 to 255', x.float(), y, range(3))
-    refused('x must be finite, .* got nan', torch.full((50, 2), float('nan')), y, range(3))
+    refused(r'x must be images in \[-1, 1\], got 0 to 255', x.float(), y, range(3))
+    refused('x must be finite$', torch.full((50, 2), float('nan')), y, range(3))
+    refused('x must be finite, 50 of 50 are not', torch.full((50, 1, 2, 2), float('nan')), y, range(3))
     refused('x must be finite', torch.full((50, 2), float('inf')), y, range(3))
     refused('x must be finite', x*float('nan'), y, range(3))
     refused('x must be finite', torch.full((50, 2), -float('inf')), y, range(3))
@@ -140,6 +141,77 @@ def test_what_does_not_fit_is_refused_in_one_sentence():
     for none in (0, 50, [*range(50)], torch.zeros(50, dtype=torch.bool)): refused('valid must hold out at least one', x, y, range(3), valid=none)
     for bad in ([50], [0, -51], [.5], [], torch.ones(3, dtype=torch.bool), -1): refused('valid must be indices or a mask', x, y, range(3), bs=4, valid=bad)
     for bad in (y, torch.rand(9, 2), torch.full((50, 2), float('nan'))): refused('y without vocab must be 50 finite vectors', x, bad)
+
+# ---- valid, and not what was assumed
+
+def refuses(match, *args, **kwargs):
+    with pytest.raises(ValueError, match=match) as e: data_dls(*args, device='cpu', **kwargs)
+    assert '\n' not in str(e.value)
+
+@pytest.mark.parametrize('y', [torch.linspace(0, 2, 50), torch.arange(50)%3/1, torch.eye(3)[torch.arange(50)%3], torch.eye(3).long()[torch.arange(50)%3],
+    (torch.arange(50)%3)[:,None], torch.arange(50)%3+0j, torch.tensor(1), list('abcde'*10), np.array(['cat']*50), [None]*50, [[1], [1, 2]]*25],
+    ids='quantity whole_floats one_hot one_hot_integers column complex scalar strings numpy_strings nothing ragged'.split())
+def test_labels_that_are_no_classes_are_refused(y): refuses('y must be ', images()[0], y, range(3), bs=8)
+
+@pytest.mark.parametrize('kind', [np.int8, np.uint8, np.int16, np.int32, np.uint16, np.int64, bool, list])
+def test_labels_may_be_integers_of_any_kind(kind):
+    x, y = images()
+    y = (y > 0).long() if kind is bool else y
+    given = y.tolist() if kind is list else y.numpy().astype(kind)
+    dls = data_dls(x, given, vocab[:2+(kind is not bool)], 8, 10, device='cpu')
+    assert dls.train_ds.tensors[1].dtype == torch.int64 and torch.equal(dls.train_ds.tensors[1], y[:40])
+
+def test_classes_without_an_example_are_named():
+    x, y = images()
+    with pytest.warns(UserWarning, match='^1 of 4 classes have no example to train on: 0$'): data_dls(x, y+1, range(4), 8)              # they count from 1
+    with pytest.warns(UserWarning, match='^7 of 10 classes have no example to train on: 1, 2, 4, 5, 6, 7, 8$'): data_dls(x, torch.tensor([0, 3, 9])[y], range(10), 8)
+    with pytest.warns(UserWarning, match='^97 of 100 classes .*: 3, 4, 5, 6, 7, 8, 9, 10, …$'): data_dls(x, y, range(100), 8)
+    with pytest.warns(UserWarning, match='^1 of 3 classes have no example to train on: cat$'): data_dls(x, y.sort().values, vocab, 8, 16)  # held out whole
+
+def test_nothing_is_said_of_what_is_as_promised(recwarn):
+    x, y = images()
+    for good in (x, to_unit(x), torch.randn(50, 2), torch.rand(50, 2)): data_dls(good, y, vocab, 8)
+    data_dls(x, torch.rand(50, 2), bs=8)
+    assert not [o for o in recwarn if o.category is UserWarning]
+
+@pytest.mark.parametrize('x, says', [(torch.rand(50, 1, 4, 4), 'from 0.* to 0.9.*give 2.\\*x - 1'), (torch.rand(50, 1, 4, 4) > .5, 'from 0 to 1'), (torch.ones(50, 1, 4, 4).byte(), '0…255: if yours are 0 and 1'),
+    (torch.rand(50, 1, 4, 4).half(), 'if yours lie in'), (torch.rand(50, 1, 4, 4).double().numpy(), 'if yours lie in'), (torch.ones(50, 1, 4, 4).long(), 'if yours lie in')])
+def test_images_that_look_as_if_they_lay_in_0_1_are_taken_and_it_is_said(x, says):
+    with pytest.warns(UserWarning, match=says): data_dls(x, images()[1], vocab, 8)
+
+@pytest.mark.parametrize('x', [images()[0].float(), images()[0].short(), images()[0].float()/128, torch.randn(50, 1, 4, 4)*2, images()[0].char(), torch.full((50, 1, 4, 4), -1+0j), ['a']*50, None],
+    ids='bytes_as_floats int16 over_128 normalised int8 complex strings none'.split())
+def test_images_on_another_scale_are_refused(x): refuses('x must be ', x, images()[1], vocab, bs=8)
+
+def test_what_is_held_out_is_random_and_from_each_class():
+    x, y = digits()
+    i = y.argsort()                                                                            # as concatenated class folders are
+    dls = data_dls(x[i], y[i], range(10), device='cpu')
+    held, of = dls.valid_ds.tensors[1].bincount(minlength=10), y.bincount()
+    assert held.sum() == 1797//5 and ((held - of/5).abs() < 1.5).all()                         # each class in its share
+    again = data_dls(x[i], y[i], range(10), seed=5, device='cpu')
+    assert torch.equal(dls.valid_ds.tensors[0], again.valid_ds.tensors[0])                     # another order, the same split
+    place = hold_out(torch.zeros(10_000).long(), 2000).double()
+    assert abs(place.mean() - 5000) < 3*2887/2000**.5 and place.diff().unique().numel() > 20   # from everywhere, at random
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(0, 80))
+@settings(max_examples=60, deadline=None)
+def test_every_class_keeps_an_example_to_train_on(y, k):
+    y = torch.tensor(y)
+    held = hold_out(y, k)
+    left = torch.ones(len(y), dtype=torch.bool).scatter(0, held, False)
+    assert len(held) == len(held.unique()) == min(k, len(y)-len(y.unique())) and torch.equal(y[left].unique(), y.unique())
+
+@pytest.mark.parametrize('match, change', [('x must have its channels first', dict(x=images()[0].permute(0, 2, 3, 1))), ('bs must lie in', dict(bs=2.5)), ('bs must lie in', dict(bs='8')),
+    ('valid must hold out at least one of 50 examples and leave one, got 50', dict(valid=True)), ('vocab must be the names, got 3', dict(vocab=3)), ('x must be real numbers, got', dict(x=torch.rand(0, 2), y=torch.arange(0)))])
+def test_what_would_be_taken_for_something_else_is_refused(match, change):
+    x, y = images()
+    refuses(match, **{**dict(x=x, y=y, vocab=vocab, bs=8), **change})
+
+def test_a_vocab_may_be_any_sequence():
+    for names in ('abc', list('abc'), tuple('abc'), np.array(list('abc')), dict.fromkeys('abc')):
+        dls = data_dls(*images(), names, 8)
+        assert (list(dls.vocab), dls.c) == (list('abc'), 3)
 
 def test_names_are_refused_with_those_that_are_known():
     with pytest.raises(ValueError, match="name must be one of mixture, moons, spirals, pinwheel, checkerboard, got 'moon'"): toy('moon', 5)

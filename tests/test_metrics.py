@@ -1,6 +1,7 @@
 "Metrics at their edges: wrong arguments, large files, statistics from files, and the library's numbers beside ours."
-import math, os, pickle
+import math, os, pickle, re, warnings
 from dataclasses import replace
+from functools import partial
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from scipy.linalg import sqrtm
@@ -131,10 +132,30 @@ def test_batches_do_not_matter(judge, halves):
 def test_what_is_no_image(judge):
     for bad, word in ((torch.zeros(20, 3, 8, 8), r'looks at images \(n, 1, 8, 8\), got Tensor \(20, 3, 8, 8\)'), (torch.zeros(20, 64), r'got Tensor \(20, 64\)'),
                       ([torch.zeros(1, 8, 8)]*20, r'got list'), (np.zeros((20, 1, 8, 8)), 'got ndarray'), (torch.zeros(20, 1, 8, 8).long(), 'float or uint8, got torch.int64'),
-                      (torch.full((20, 1, 8, 8), math.inf), 'images must be finite, 20 of 20')):
+                      (torch.full((20, 1, 8, 8), math.inf), 'must be finite, 20 of 20 are not')):
         pytest.raises(ValueError, judge, bad).match(word)
         pytest.raises(ValueError, me.evaluate, bad, torch.zeros(20, 1, 8, 8)).match(word)
-        pytest.raises(ValueError, me.evaluate, torch.zeros(20, 1, 8, 8), bad).match(word)
+        pytest.raises(ValueError, me.evaluate, -torch.ones(20, 1, 8, 8), bad).match(word)
+
+
+doors = dict(evaluate=lambda o, x: me.evaluate(o, x), real_stats=lambda o, x: me.real_stats(o), noise_floor=lambda o, x: me.noise_floor(o, n=50, n_draws=1),
+             against=lambda o, x: me.evaluate(x, o), tradeoff=lambda o, x: me.tradeoff(None, (), o, torch.arange(20)))
+
+@pytest.mark.parametrize('door', doors)
+def test_images_in_another_range(halves, door):
+    "Values that are right pass without a word, whatever holds them; in [0, 1] they are said to be, and farther out they are refused"
+    x, go = halves[0][:200], partial(doors[door], x=halves[1])
+    what, unit, u = 'samples' if door == 'evaluate' else 'real', (x+1)/2, me.to_uint8(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for o in (x, x.half(), x.bfloat16(), x.double(), u, u.flip(-1), x.transpose(-1, -2), -torch.ones_like(x)): go(o)
+        if door == 'evaluate': assert go(9.9*x) == go((9.9*x).clamp(-1, 1))             # a sampler may leave them: cut off
+    for o, word in ((unit, '2.*%s - 1' % what), (unit.half(), what), ((u > 99).byte(), '0…255: if yours are 0 and 1')):
+        with pytest.warns(UserWarning, match=f'^{what} has values from 0 to 1, .*{re.escape(word)}'): go(o)
+    for o, word in ((255*unit, r'got 0 to 255'), (10.1*x, r'got -10.1 to 10.1'), (x*math.nan, '200 of 200 are not'), (torch.cat([x, x[:1]*math.inf]), '1 of 201 are not'),
+                    (u.char(), 'torch.int8'), (x > 0, 'torch.bool'), (x.to(torch.complex64), 'torch.complex64'), (x.expand(-1, 3, -1, -1), 'looks at images')):
+        pytest.raises(ValueError, go, o).match(word)
+    if what == 'real': pytest.raises(ValueError, go, (x-x.mean())/x.std()).match('real must be images in')  # standardised: cut off they would be others
 
 
 # --- real images, seen once

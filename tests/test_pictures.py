@@ -1,10 +1,10 @@
 "Photographs, arrays and finished caches become one kind of cache; what cannot be used is named"
-import io, shutil, zipfile
+import io, os, shutil, struct, zipfile, zlib
 from pathlib import Path
 from unittest.mock import patch
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 from cfg_edu import pictures
 from cfg_edu.cache import open_cache
 from cfg_edu.data import rungs, to_unit
@@ -17,7 +17,12 @@ def snap(f, w, h, i, mode='RGB', **kwargs):
     a = np.random.default_rng(i).integers(0, 256, (h, w, 3), dtype=np.uint8)
     Image.fromarray(a).convert(mode).save(f, **kwargs)
 
-def small(f, size=16): return np.rint(area(Image.open(f).convert('RGB'), size)).astype(np.uint8).transpose(2, 0, 1)
+def seen(f):
+    "As a browser shows it on a white page"
+    img = ImageOps.exif_transpose(Image.open(f))
+    return Image.alpha_composite(Image.new('RGBA', img.size, 'white'), img.convert('RGBA')).convert('RGB')
+
+def small(f, size=16): return np.rint(area(seen(f), size)).astype(np.uint8).transpose(2, 0, 1)
 
 def rows(x, y): return {o.tobytes(): int(k) for o,k in zip(x.numpy(), y)}
 
@@ -41,7 +46,7 @@ def paths(d): return {f: k for k,c in enumerate(('ant', 'yak', 'zoo')) for f in 
 
 # ---- class folders
 
-def test_each_picture_is_there_once_with_its_class_unturned(pics, tmp_path):
+def test_each_picture_is_there_once_with_its_class_and_upright(pics, tmp_path):
     x, y, meta = open_cache(prepare(pics, tmp_path/'c', size=16, n_workers=1))
     assert (meta['vocab'], meta['n']) == (['ant', 'yak', 'zoo'], 67)
     assert rows(x, y) == {small(f).tobytes(): k for f,k in paths(pics).items()}
@@ -94,7 +99,7 @@ def test_a_bomb_is_refused(pics, tmp_path):
 
 def test_folders_that_cannot_be_used_are_named(tmp_path):
     (tmp_path/'hollow/cat').mkdir(parents=True)
-    with pytest.raises(ValueError, match='hollow: Found no valid file for the classes cat. Pictures end in .bmp'): prepare(tmp_path/'hollow', tmp_path/'c')
+    with pytest.raises(ValueError, match='hollow: Found no valid file for the classes cat. Pictures end in .*, .jpg'): prepare(tmp_path/'hollow', tmp_path/'c')
     with pytest.raises(ValueError, match='cat holds no class folders, and nothing else that can be read'): prepare(tmp_path/'hollow/cat', tmp_path/'c')
     for d in ('train/cat', 'val'): snap(tmp_path/'flat'/d/'1.png', 20, 20, 1)                        # as ImageNet's validation part comes
     with pytest.raises(ValueError, match='val holds no class folders'): prepare(tmp_path/'flat', tmp_path/'c')
@@ -109,6 +114,147 @@ def test_a_changed_picture_is_read_again(pics, tmp_path):
     snap(d/'ant'/'001.png', 21, 18, 77)
     two = open_cache(prepare(d, tmp_path/'c', size=16, n_workers=1))[2]
     assert one['fingerprint'] != two['fingerprint'] and one['n'] == two['n']
+
+# ---- pictures of every kind
+
+def save(f, img, **kwargs):
+    "Two of them in a class, and what the cache makes of the first"
+    f.parent.mkdir(parents=True, exist_ok=True)
+    (img if isinstance(img, Image.Image) else Image.fromarray(img)).save(f, **kwargs)
+
+def read(f, size=4):
+    "What a file becomes, (size, size, 3)"
+    return pictures._Folders(f.parent, size).small(f).transpose(1, 2, 0)
+
+colour, clear = (200, 40, 90), (0, 255, 0)
+def plain(mode): return Image.new('RGB', (8, 8), colour).convert(mode)
+grey = round(200*299/1000 + 40*587/1000 + 90*114/1000)                                             # of ITU-R 601, as Pillow has it
+
+@pytest.mark.parametrize('mode, name, want', [
+    ('RGB', 'a.png', colour), ('RGB', 'a.bmp', colour), ('RGB', 'a.tif', colour), ('RGB', 'a.webp', colour), ('RGB', 'a.ppm', colour), ('RGB', 'a.tga', colour), ('RGB', 'a.jpg', colour),
+    ('RGB', 'a.jfif', colour), ('RGB', 'a.jp2', colour), ('RGB', 'a.avif', colour), ('P', 'a.gif', colour), ('P', 'a.png', colour), ('P', 'a.bmp', colour), ('L', 'a.png', 3*(grey,)), ('L', 'a.jpg', 3*(grey,)),
+    ('L', 'a.pgm', 3*(grey,)), ('CMYK', 'a.tif', colour), ('CMYK', 'a.jpg', colour), ('YCbCr', 'a.jpg', colour), ('YCbCr', 'a.tif', colour), ('LA', 'a.png', 3*(grey,)), ('RGBA', 'a.png', colour),
+    ('RGBA', 'a.tif', colour), ('RGBA', 'a.webp', colour), ('RGBX', 'a.tif', colour)])
+def test_a_colour_stays_in_every_mode(tmp_path, mode, name, want):
+    lossy = name.endswith(('jpg', 'jfif', 'avif', 'webp', 'jp2', 'gif')) or mode in ('CMYK', 'YCbCr', 'P')
+    try: save(tmp_path/name, plain(mode))
+    except (OSError, KeyError, ValueError) as e: pytest.skip(f'this Pillow does not write it: {e}')
+    assert np.abs(read(tmp_path/name).astype(int) - want).max() <= (26 if mode == 'P' else 6 if lossy else 0)
+
+def png(f, bits, colour_type, rows, extra=b''):
+    "A PNG from nothing: Pillow does not write all of them"
+    def chunk(name, data): return struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name+data))
+    w = len(rows[0])//{0: 1, 2: 3, 4: 2, 6: 4}[colour_type]
+    raw = b''.join(b'\0' + np.asarray(r, f'>u{bits//8}').tobytes() for r in rows)
+    f.write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', w, len(rows), bits, colour_type, 0, 0, 0)) + extra + chunk(b'IDAT', zlib.compress(raw)) + chunk(b'IEND', b''))
+    return f
+
+ramp = [[k*65535//3 for k in range(4)]]*4
+@pytest.mark.parametrize('name', ['a.png', 'a.tif', 'big.tif', 'a.pgm', 'a.jp2'])
+def test_16_bits_of_grey_are_scaled(tmp_path, name):
+    a = np.array(ramp, np.uint16)
+    if name == 'big.tif': Image.frombytes('I;16B', (4, 4), a.astype('>u2').tobytes()).save(tmp_path/name)
+    else: Image.fromarray(a).save(tmp_path/name)
+    assert read(tmp_path/name)[0].tolist() == [[k*85]*3 for k in range(4)]
+
+def test_16_bits_of_colour_and_of_transparency_too(tmp_path):
+    assert read(png(tmp_path/'rgb.png', 16, 2, [[65535, 0, 32896]*4]*4))[0,0].tolist() == [255, 0, 128]
+    assert read(png(tmp_path/'la.png', 16, 4, [[0, 65535]*2 + [0, 0]*2]*4))[0].tolist() == [[0]*3]*2 + [[255]*3]*2
+    assert read(png(tmp_path/'key.png', 16, 0, ramp, struct.pack('>I', 2) + b'tRNS' + struct.pack('>H', 0) + struct.pack('>I', zlib.crc32(b'tRNS\0\0'))))[0,:,0].tolist() == [255, 85, 170, 255]
+
+@pytest.mark.parametrize('name, a', [('f.tif', np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)), ('i.tif', np.arange(64, dtype=np.int32).reshape(8, 8)), ('s.tif', np.arange(-32, 32, dtype=np.int16).reshape(8, 8))])
+def test_numbers_on_no_known_scale_are_refused_by_the_files_name(tmp_path, name, a):
+    if a.dtype == np.int16:                                                                          # Pillow does not write it: the sign is a tag
+        Image.fromarray(a.view(np.uint16)).save(tmp_path/name, tiffinfo={339: 2})
+    else: save(tmp_path/name, a)
+    with pytest.raises(ValueError, match=f'{name} cannot be read as a picture: its numbers, mode [FI], are on no known scale: save it with 8 or 16 bits'): read(tmp_path/name)
+
+def hidden(f, mode, **kwargs):
+    "Upper half: a colour that is not to be seen; lower half: one that is"
+    a = np.zeros((8, 8, 4), np.uint8)
+    a[:4], a[4:] = (*clear, 0), (*colour, 255)
+    save(f, Image.fromarray(a).convert(mode), **kwargs)
+    return f
+
+@pytest.mark.parametrize('mode, name', [('RGBA', 'a.png'), ('RGBA', 'a.webp'), ('RGBA', 'a.tif'), ('LA', 'a.png'), ('RGBA', 'a.gif'), ('RGBA', 'a.tga'), ('RGBA', 'a.avif'), ('RGBA', 'a.jp2')])
+def test_what_is_transparent_lies_on_white(tmp_path, mode, name):
+    got = read(hidden(tmp_path/name, mode, **dict(lossless=True) if name == 'a.webp' else {}))
+    below = colour if mode == 'RGBA' else 3*(grey,)
+    assert np.abs(got[0].astype(int) - 255).max() <= (6 if 'avif' in name else 0) and np.abs(got[3].astype(int) - below).max() <= 8
+
+def test_transparency_of_a_palette_of_a_key_and_by_halves(tmp_path):
+    p = Image.new('P', (8, 8))
+    p.putpalette([*clear, *colour])
+    p.paste(1, (0, 4, 8, 8))
+    save(tmp_path/'p.png', p, transparency=0)
+    key = Image.new('RGB', (8, 8), clear)
+    key.paste(colour, (0, 4, 8, 8))
+    save(tmp_path/'key.png', key, transparency=clear)
+    for f in ('p.png', 'key.png'): assert read(tmp_path/f)[[0, 3],0].tolist() == [[255]*3, [*colour]]
+    save(tmp_path/'half.png', Image.new('RGBA', (8, 8), (0, 0, 0, 127)))
+    assert read(tmp_path/'half.png')[0,0].tolist() == [128]*3
+
+@pytest.mark.parametrize('turn', range(1, 9))
+@pytest.mark.parametrize('name', ['a.jpg', 'a.png', 'a.webp', 'a.tif'])
+def test_the_way_the_camera_was_held(tmp_path, turn, name):
+    upright = np.kron([[30, 220], [120, 120]], np.ones((8, 8))).astype(np.uint8)[...,None].repeat(3, -1)
+    stored = {1: upright, 2: upright[:,::-1], 3: upright[::-1,::-1], 4: upright[::-1], 5: upright.swapaxes(0, 1), 6: np.rot90(upright), 7: np.rot90(upright[:,::-1], -1), 8: np.rot90(upright, -1)}[turn]
+    exif = Image.Exif()
+    exif[0x112] = turn
+    save(tmp_path/name, np.ascontiguousarray(stored), exif=exif, **dict(lossless=True) if name == 'a.webp' else dict(quality=95))
+    assert np.abs(read(tmp_path/name, 2)[...,0].astype(int) - [[30, 220], [120, 120]]).max() < 8
+
+def test_of_an_animation_the_first_picture(tmp_path):
+    frames = [Image.new('RGB', (8, 8), c) for c in (colour, clear)]
+    for f in ('a.gif', 'a.png', 'a.webp', 'a.tif'):
+        save(tmp_path/f, frames[0], save_all=True, append_images=frames[1:], **dict(lossless=True) if f == 'a.webp' else {})
+        assert np.abs(read(tmp_path/f)[0,0].astype(int) - colour).max() <= 2
+
+def test_what_is_left_out_is_counted_and_said(tmp_path):
+    for c in 'ab':
+        for i in range(2): snap(tmp_path/c/f'{i}.png', 20, 20, i)
+    for name in ('a/1.heic', 'b/2.heic', 'a/notes.txt', 'b/README', '.DS_Store', 'a/.hidden.png', 'a/.git/1.png', '3.png', 'list.csv'):
+        (tmp_path/name).parent.mkdir(exist_ok=True)
+        (tmp_path/name).write_text('nothing')
+    snap(tmp_path/'a'/'2024'/'may'/'5.jfif', 20, 20, 5, format='JPEG')
+    with pytest.warns(UserWarning) as said: x, _, meta = open_cache(prepare(tmp_path, tmp_path/'.c', size=16, n_workers=1))
+    text = str(said[0].message)
+    assert meta['n'] == 5 and text.startswith(f'{tmp_path}: left out 2 .heic, ') and len(said) == 1
+    for part in ('1 .txt', '1 without a suffix', '1 .png outside the class folders', 'pictures end in ', ' .jfif'): assert part in text
+    assert 'csv' not in text and 'DS_Store' not in text and '.heic' not in text.split('end in')[1]
+
+@pytest.mark.parametrize('name', ['val', 'valid'])
+def test_both_names_of_the_part_that_is_held_out(tmp_path, name):
+    for part in ('train', name, 'test'):
+        for c in 'ab': snap(tmp_path/part/c/'1.png', 20, 20, 1)
+    with pytest.warns(UserWarning, match='left out test$'): meta = open_cache(prepare(tmp_path, tmp_path/'.c', size=16, n_workers=1))[2]
+    assert (meta['vocab'], meta['n'], meta['n_train']) == (['a', 'b'], 4, 2)
+    shutil.rmtree(tmp_path/name)
+    with pytest.raises(ValueError, match='holds train, and beside it neither val nor valid'): prepare(tmp_path, tmp_path/'.d', size=16)
+
+def test_a_class_keeps_a_picture_to_train_on(tmp_path):
+    unlucky = [f'{i}.png' for i in range(400) if int(fingerprint(f'one{os.sep}{i}.png'), 16)%20 == 0]
+    snap(tmp_path/'one'/unlucky[0], 20, 20, 0)                                                         # by its name it would be held out
+    for i in range(30): snap(tmp_path/'many'/f'{i}.png', 20, 20, i)
+    _, y, meta = open_cache(prepare(tmp_path, tmp_path/'.c', size=16, n_workers=1))
+    assert y[:meta['n_train']].tolist().count(1) == 1 and 0 < 31 - meta['n_train'] < 6
+    snap(tmp_path/'one'/unlucky[1], 20, 20, 1)                                                         # now one of the two can be
+    _, y, meta = open_cache(prepare(tmp_path, tmp_path/'.c', size=16, n_workers=1))
+    assert y[:meta['n_train']].tolist().count(1) == 1 and y[meta['n_train']:].tolist().count(1) == 1
+    for c in 'ab': snap(tmp_path/'.single'/c/'1.png', 20, 20, 1)
+    with pytest.raises(ValueError, match='must hold at least two pictures of a class'): prepare(tmp_path/'.single', tmp_path/'.e', size=16)
+
+def test_names_of_any_letters_links_and_relative_paths(tmp_path, monkeypatch):
+    for c in ('café', '日本 語', "it's"):
+        for i in range(2): snap(tmp_path/'my pictures'/c/f'ü {i}.png', 20, 20, i)
+    (tmp_path/'link').symlink_to(tmp_path/'my pictures', target_is_directory=True)
+    (tmp_path/'other').mkdir()
+    (tmp_path/'other'/'tea').symlink_to(tmp_path/'my pictures'/'café', target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    for k,p in enumerate(('my pictures', 'link', './my pictures/../link/')):
+        meta = open_cache(prepare(p, tmp_path/f'c{k}', size=16, n_workers=2))[2]
+        assert (meta['vocab'], meta['n']) == (['café', "it's", '日本 語'], 6)
+    assert open_cache(prepare('other', tmp_path/'d', size=16, n_workers=1))[2]['n'] == 2
 
 # ---- the area average
 
@@ -170,7 +316,11 @@ def test_an_npz_that_cannot_be_used_is_named(tmp_path):
     refused('got float64', imgs/255, cls)
     refused('Object arrays cannot be loaded', imgs, cls.astype(object))
     refused('int64 .8,', imgs, cls[:8])
-    refused('from -1 on', imgs, cls*0-1)
+    refused('from -1 to -1', imgs, cls*0-1)
+    refused('to 1000000', imgs, cls*0 + 10**6)
+    refused('bool', imgs, cls > 3)
+    refused('complex128', imgs, cls+0j)
+    with pytest.raises(ValueError, match='bad.npz must hold at least two images of a class'): prepare(npz(tmp_path/'bad.npz', imgs, np.arange(9)), tmp_path/'c', size=8)
     refused('float64', imgs, cls/2)
     refused(r'got uint8 \(1,', imgs[:1], cls[:1])
 
@@ -191,6 +341,23 @@ def test_damaged_and_hostile_archives_are_refused(tmp_path):
         with pytest.raises(ValueError, match='bomb.npz must hold .*would unpack to 1,099,511,627,776 bytes'): prepare(tmp_path/'bomb.npz', tmp_path/'c', size=8)
     np.save(tmp_path/'arr_0.npy', imgs)
     with pytest.raises(ValueError, match='FileNotFoundError.*arr_1.npy'): prepare(tmp_path, tmp_path/'c', size=8)
+
+def test_numbers_that_no_image_has_are_named(tmp_path):
+    imgs, cls = arrays(60)
+    for name, y, says in (('from_1', cls+1, '^1 of 8 classes have no example to train on: 0$'), ('sparse', cls*100, '^594 of 601 classes .*: 1, 2, 3, 4, 5, 6, 7, 8, …$')):
+        with pytest.warns(UserWarning, match=says): prepare(npz(tmp_path/f'{name}.npz', imgs, y), tmp_path/name, size=8)
+
+@pytest.mark.parametrize('kind', [np.uint8, np.int32, np.uint64, '>i4'])
+def test_labels_of_an_npz_may_be_integers_of_any_kind(tmp_path, kind):
+    imgs, cls = arrays(200)
+    _, y, meta = open_cache(prepare(npz(tmp_path/'a.npz', imgs, cls.astype(kind)), tmp_path/'c', size=8))
+    assert y.dtype == torch.int64 and torch.equal(y.sort().values, torch.tensor(cls).sort().values)
+
+def test_what_an_npz_holds_out_is_from_each_class(tmp_path):
+    imgs, _ = arrays(400)
+    cls = np.repeat([0, 1, 2], [300, 80, 20])                                                          # sorted, as class folders are
+    _, y, meta = open_cache(prepare(npz(tmp_path/'a.npz', imgs, cls), tmp_path/'c', size=8))
+    assert np.abs(y[meta['n_train']:].bincount(minlength=3).numpy() - [15, 4, 1]).max() <= 1
 
 # ---- rungs
 

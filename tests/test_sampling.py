@@ -333,3 +333,11 @@ def test_all_five_arrive(name):
     sampler = samplers[name](v=.3 if name == 'ancestral' else 0.)
     clouds = sample(m, (2*n, 2), y.repeat(2), sampler, 64).chunk(2)
     assert apart(product(clouds, exact)) < 1.5*apart(combinations(exact, 2))                        # .95 to 1.3 measured
+
+
+def test_a_weight_that_has_nothing_to_guide_by_is_said(recwarn):
+    for w in (0., -1.): sample(CFG(three(), w), (2, 2))
+    sample(CFG(three(), 2.), (2, 2), 1)
+    assert not recwarn
+    for model in (CFG(three(), 2.), CFG(three(), -.5)):
+        with pytest.warns(UserWarning, match='y is None, so w = .* has nothing to guide by'): sample(model, (2, 2))
