@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DiffuseInput', 'classifier_logp', 'classifier_learner', 'UniformLam', 'implicit_logits']
 
-# %% ../nbs/17_classifier.ipynb #59e5066a
+# %% ../nbs/17_classifier.ipynb #f1a0d954
 #| code-fold: true
 import math
 import torch
@@ -20,7 +20,7 @@ from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from fastcore.foundation import L
 
-# %% ../nbs/17_classifier.ipynb #dd57f73f
+# %% ../nbs/17_classifier.ipynb #8d16ddcb
 class DiffuseInput(Diffuse):
     """(x, y) becomes the input (z, λ); the class y stays the target (Dhariwal &
     Nichol 2021). Raises ValueError at the first batch where the network has not one
@@ -56,7 +56,7 @@ class classifier_logp(nn.Module):
             out = self.net(z, lam)
         return out.to(torch.promote_types(out.dtype, torch.float32)).log_softmax(1)
 
-# %% ../nbs/17_classifier.ipynb #0f9f816f
+# %% ../nbs/17_classifier.ipynb #bf3e6e1b
 #| code-fold: true
 def classifier_learner(
     dls,             # `DataLoaders` of (x, y) with `.c` classes
