@@ -6,8 +6,9 @@
 __all__ = ['open_cache', 'build_cache', 'cache_dls']
 
 # %% ../nbs/cache.ipynb #41783c86
-import numpy as np, os, shutil, time, torch, warnings
-from functools import partial
+import numpy as np, os, shutil, torch, warnings
+from multiprocessing import (current_process, get_start_method, parent_process,
+                             Process)
 from pathlib import Path
 from threading import Thread
 from zipfile import ZipFile
@@ -51,17 +52,29 @@ def open_cache(
     return x, y, meta
 
 # %% ../nbs/cache.ipynb #94ec4a10
-def _end_with(parent, _):
+def _end_with_parent(_):
     "Ends a worker with its parent; it would wait for a queue that nobody reads any more"
     def watch():
-        while os.getppid() == parent: time.sleep(1)
+        parent_process().join()
         os._exit(1)
     Thread(target=watch, daemon=True).start()
 
+_guard = "put what the script does under `if __name__ == '__main__':`"
+
+def _try_a_process():
+    "One that is not forked imports the script: if that fails, say so before work begins"
+    try:
+        trial = Process(target=int)
+        trial.start()
+        trial.join()
+    except (EOFError, ConnectionError): trial = None            # the server ended
+    need(trial and trial.exitcode == 0,
+         f"a process that makes images cannot import the script: {_guard}")
+
 class _Pieces:
     "Files that are there or are not; a piece is the name of a part and some items"
-    def __init__(self, folder, pieces, make):
-        self.pieces, self.make = pieces, make
+    def __init__(self, folder, pieces, make, size, c):
+        self.pieces, self.make, self.shape, self.c = pieces, make, (3, size, size), c
         self.files = [folder/f'{k:06}.npz' for k in range(len(pieces))]
     def __getitem__(self, k):
         "What a worker does: number, images and classes, or the error it met"
@@ -71,12 +84,17 @@ class _Pieces:
         "Those of the files that are not there"
         todo = [k for k,f in enumerate(self.files) if not f.exists()]
         n = 0 if n_workers == 1 else min(n_workers or num_cpus(), len(todo))
+        if n and get_start_method() != 'fork': _try_a_process()
         g = torch.Generator()                       # the global one is training's
         made = DataLoader(self, None, sampler=todo, num_workers=n, collate_fn=tuple,
-            generator=g, worker_init_fn=partial(_end_with, os.getpid()))
+            generator=g, worker_init_fn=_end_with_parent)
         try:
             for k,x,y in tqdm(made, 'pieces', disable=None if progress else True):
                 if y is None: raise x
+                fit = x.shape == (len(y), *self.shape) and 0 <= y.min() <= y.max() < self.c
+                need(fit and x.dtype == np.uint8 and y.dtype.kind in 'iu', "make must "
+                    f"give uint8 (n, {self.shape}) and classes below {self.c} (n,), got "
+                    f"{x.dtype} {x.shape} and {y.dtype} {y.shape} of {min(y)} to {max(y)}")
                 with replacing(self.files[k]) as f: np.savez(f, x=x, y=y)
         except RuntimeError as e:
             if not str(e).startswith('DataLoader worker'): raise
@@ -94,12 +112,12 @@ def read(self:_Pieces, name):
             raise ValueError(f"{f} is damaged: remove it, and run it again") from e
 
 @patch
-def join(self:_Pieces, folder, key, size, vocab):
+def join(self:_Pieces, folder, key, vocab):
     "A file of images, one of labels; meta.json, written last, makes them the cache"
     here, ys = folder/f'data-{key}', [*self.read('y')]
     y = np.concatenate(ys).astype(np.int64)
     n_train = sum(len(y) for y,(part,_) in zip(ys, self.pieces) if part == 'train')
-    head = dict(descr='|u1', fortran_order=False, shape=(len(y), 3, size, size))
+    head = dict(descr='|u1', fortran_order=False, shape=(len(y), *self.shape))
     with replacing(here/'images.npy') as f:
         write_array_header_1_0(f, head)
         for x in self.read('x'): f.write(np.ascontiguousarray(x))
@@ -107,7 +125,7 @@ def join(self:_Pieces, folder, key, size, vocab):
     sums = [o.CRC for f in self.files for o in ZipFile(f).infolist()]
     mark = fingerprint(vocab, n_train, sums)
     about = dict(n=len(y), n_train=n_train, vocab=vocab, fingerprint=mark)
-    write_json(folder/'meta.json', dict(format=2, key=key, size=size, **about))
+    write_json(folder/'meta.json', dict(format=2, key=key, size=self.shape[1], **about))
     for old in {*folder.glob('data-*'), *folder.glob('pieces-*')} - {here}:
         shutil.rmtree(old, ignore_errors=True)
     for old in ('images.npy', 'labels.npy'):        # of format 1
@@ -126,6 +144,8 @@ def build_cache(
 )->Path:            # `folder`
     """The cache of `parts`, unless it is there; continues what was begun.
     Raises as `make`; OSError where a worker was ended or the disk is full."""
+    inside = getattr(current_process(), '_inheriting', False)   # as multiprocessing asks
+    need(not inside, f"the script is imported by a process that makes images: {_guard}")
     folder, vocab = Path(folder), [str(o) for o in vocab]
     pieces = [(part, o[i:i+each]) for part,o in parts.items()
               for i in range(0, len(o), each)]
@@ -135,9 +155,9 @@ def build_cache(
         try: there = open_cache(folder)[2].get('key') == key
         except (OSError, ValueError): there = False
         if not there:
-            work = _Pieces(begun, pieces, make)
+            work = _Pieces(begun, pieces, make, size, len(vocab))
             work.make_all(n_workers, progress)
-            work.join(folder, key, size, vocab)
+            work.join(folder, key, vocab)
         shutil.rmtree(begun, ignore_errors=True)    # if it was killed just before
     return folder
 

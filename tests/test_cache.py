@@ -1,5 +1,5 @@
 "An image cache continues where it was killed, holds what was made, and never lies"
-import json, os, shutil, time
+import json, os, shutil, subprocess, sys, time
 from multiprocessing import get_context
 from pathlib import Path
 from unittest.mock import patch
@@ -172,9 +172,62 @@ def test_the_death_of_a_worker_is_said_in_one_sentence(tmp_path, whole):
     assert '\n' not in str(e.value)
     assert contents(build(tmp_path)) == contents(whole)
 
+def floats(items): return coloured(items)[0]/255, coloured(items)[1]
+def too_wide(items): return coloured(items)[0].repeat(2, 3), coloured(items)[1]
+def last_colour(items): return coloured(items)[0].transpose(0, 2, 3, 1), coloured(items)[1]
+def half_classes(items): return coloured(items)[0], coloured(items)[1] + .5
+def other_classes(items): return coloured(items)[0], coloured(items)[1] + 1
+def no_class(items): return coloured(items)[0], coloured(items)[1] - 1
+
+@pytest.mark.parametrize('wrong', [floats, too_wide, last_colour, half_classes, other_classes, no_class])
+def test_what_is_no_image_and_no_class_is_refused_with_the_first_piece(tmp_path, wrong):
+    "It would be cut to bytes, or to integers, or read with another shape"
+    with pytest.raises(ValueError, match=r'make must give uint8 \(n, \(3, 4, 4\)\) and classes below 3 \(n,\), got') as e: build(tmp_path, wrong)
+    assert '\n' not in str(e.value) and not [*tmp_path.glob('*/*')]
+
 def test_a_full_disk_is_said_with_the_file(tmp_path):
     with patch.object(os, 'fsync', side_effect=OSError(28, 'No space left on device')):
         with pytest.raises(OSError, match='no room is left on the disk.*000000.npz'): build(tmp_path)
+
+# ---- where a process imports the script: macOS, Windows, and Linux from Python 3.14 on
+
+script = '''
+import multiprocessing, sys, numpy as np
+multiprocessing.set_start_method(sys.argv[1], force=True)
+from cfg_edu.cache import build_cache
+def make(items):
+    if sys.argv[3] == 'dies' and items[0].endswith('20'): __import__('os')._exit(1)
+    x = np.array([int(o[-2:]) for o in items], np.uint8)
+    return x[:,None,None,None].repeat(3, 1).repeat(4, 2).repeat(4, 3), x%3
+def main():
+    names = [f'{"a long path/"*200}{i:02}' for i in range(45)]       # more than a pipe holds
+    build_cache(sys.argv[2], dict(train=names[:40], valid=names[40:]), make, 4, 'abc', each=5, n_workers=2)
+'''
+guard = "if __name__ == '__main__': "
+
+def started(tmp_path, how, guard, what='lives'):
+    (tmp_path/'script.py').write_text(script + guard + 'main()')
+    return subprocess.run([sys.executable, tmp_path/'script.py', how, tmp_path/'c', what], capture_output=True, text=True, timeout=240)
+
+@pytest.mark.parametrize('how', ['spawn', pytest.param('forkserver', marks=pytest.mark.slow)])
+def test_a_script_without_a_guard_is_told_so(tmp_path, how):
+    "Its child begins the script again, and must not wait for the lock that its parent holds"
+    done = started(tmp_path, how, '')
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == (
+        "ValueError: a process that makes images cannot import the script: put what the script does under `if __name__ == '__main__':`")
+    assert done.stderr.count("ValueError: the script is imported by a process that makes images: put what the script does under `if __name__ == '__main__':`") == 1
+
+@pytest.mark.parametrize('how', ['forkserver', pytest.param('spawn', marks=pytest.mark.slow)])
+def test_workers_that_are_not_forked_make_the_same_files(whole, tmp_path, how):
+    "The parent of a forkserver's child is the server, which is no reason to end"
+    done = started(tmp_path, how, guard)
+    assert done.returncode == 0, done.stderr
+    for a, b in zip(open_cache(tmp_path/'c')[:2], open_cache(whole)[:2]): assert torch.equal(a, b)
+
+@pytest.mark.slow
+@pytest.mark.parametrize('how', ['spawn', 'forkserver'])
+def test_the_death_of_a_worker_that_is_not_forked(tmp_path, how):
+    assert 'OSError: a process that makes images was ended' in started(tmp_path, how, guard, 'dies').stderr.splitlines()[-1]
 
 # ---- kill -9, and two at once
 
