@@ -71,8 +71,8 @@ class Interrupt(Callback):
 def test_an_interrupted_validation_leaves_nothing():
     learn = fresh()
     with pytest.raises(KeyboardInterrupt): fit(learn, cbs=Interrupt())
-    assert learn.ema.swapped                                                                 # so far
-    weights, average = flat(learn.ema.avg), flat(learn.model)
+    assert not learn.ema.swapped and learn.diffuse.gen is None
+    weights, average = flat(learn.model), flat(learn.ema.avg)
     class First(Callback):
         def before_batch(self):
             if self.training and self.train_iter == 0: self.weights, self.gen = flat(self.model), self.diffuse.gen
