@@ -46,7 +46,7 @@ def write_json(
 ):
     "`d` as JSON in `path`, whole or not at all."
     with replacing(path) as f:
-        f.write((json.dumps(d, ensure_ascii=False, indent=1) + '\n').encode())
+        f.write((json.dumps(d, indent=1) + '\n').encode())     # any machine's text
 
 def read_json(
     path,  # file that `write_json` wrote
