@@ -151,10 +151,12 @@ def build_cache(
               for i in range(0, len(o), each)]
     key = fingerprint(2, size, vocab, source, *pieces)
     begun = folder/f'pieces-{key}'
+    def there():
+        try: return open_cache(folder)[2].get('key') == key
+        except (OSError, ValueError): return False
+    if there() and not begun.exists(): return folder    # perhaps where none may write
     with guarded(folder):
-        try: there = open_cache(folder)[2].get('key') == key
-        except (OSError, ValueError): there = False
-        if not there:
+        if not there():
             work = _Pieces(begun, pieces, make, size, len(vocab))
             work.make_all(n_workers, progress)
             work.join(folder, key, vocab)

@@ -6,7 +6,7 @@
 __all__ = ['cfg_prepare', 'Plan', 'cfg_train', 'cfg_sample', 'in_turn', 'Jury', 'cfg_evaluate', 'cfg_tradeoff']
 
 # %% ../nbs/41_cli.ipynb #8ab473a7
-import json, math, matplotlib.pyplot as plt, numpy as np, sys, time, torch, warnings
+import json, math, matplotlib.pyplot as plt, numpy as np, os, sys, time, torch, warnings
 from argparse import ArgumentParser
 from contextlib import ExitStack, nullcontext
 from datetime import timedelta
@@ -61,14 +61,15 @@ def _command(f):
     def command(*args, **kwargs):
         top = sys._getframe(1).f_globals
         shell = not (args or kwargs) and top['__name__'] == '__main__' and '__file__' in top
-        for s in (sys.stdout, sys.stderr)*shell:        # they may know ASCII alone
-            s.reconfigure(errors='backslashreplace')
+        for s in (sys.stdout, sys.stderr):              # they may know ASCII alone
+            if hasattr(s, 'reconfigure'): s.reconfigure(errors='backslashreplace')
         if shell:
             kwargs = vars(_parser(f).parse_args())
             warnings.formatwarning = lambda said, *_: f'{f.__name__}: {said}\n'
         cpu = parse_flag_from_env('ACCELERATE_USE_CPU') or default_device().type == 'cpu'
         PartialState(cpu, timeout=timedelta(days=7))        # to judge may take hours
-        try: res = f(*args, **kwargs)
+        def home(o): return os.path.expanduser(o) if isinstance(o, (str, Path)) else o
+        try: res = f(*map(home, args), **{k: home(o) for k, o in kwargs.items()})
         except (ValueError, OSError, FloatingPointError, KeyboardInterrupt) as e:
             if not shell: raise
             said = str(e).splitlines() or ['stopped; the same command continues']
@@ -183,10 +184,9 @@ class Plan(AttrDict):
         c,  # the configuration, to which it adds the fingerprint of the weights
     ):      # a network
         "The averaged one of an earlier run. Raises ValueError for other classes."
-        was = {'classes': c['classes'], **self.before()}.get        # of old ones
-        off = [f"{k} {was(k)!r} there, {c.get(k)!r} here"
-               for k in ('shape', 'n_classes', 'cond', 'classes') if was(k) != c.get(k)]
-        need(not off, f"init {self.init!r} knows other data: {', '.join(off)}")
+        was, keys = {'classes': c['classes'], **self.before()}, 'shape n_classes cond classes'
+        off = ' and '.join(k for k in keys.split() if was.get(k) != c.get(k))
+        need(not off, f"init {self.init!r} was trained on other data: its {off} differ")
         net = Run(self.init).model(device='cpu').net
         c['init'] = fingerprint(*net.state_dict().values())
         return net.requires_grad_(True)

@@ -78,6 +78,22 @@ def _tensor(o, what):
     need(real, f"{what} must be real numbers, got {t.dtype} of shape {tuple(t.shape)}")
     return t
 
+def _told(y, vocab, n):
+    "Classes as int64, their names and number; or finite vectors, None and their length"
+    got = f"got {y.dtype} of shape {tuple(y.shape)}"
+    if vocab is None:
+        good = y.ndim == 2 and len(y) == n and y.isfinite().all()
+        need(good, f"y without vocab must be {n} finite vectors, {got}")
+        return y.float(), None, y.shape[1]
+    need(hasattr(vocab, '__len__'), f"vocab must be the names, got {vocab!r}")
+    whole = y.shape == (n,) and not y.is_floating_point()
+    need(whole, f"y must be {n} integers, the classes, {got}: "
+         "anything else is told without vocab, as (n, d)")
+    (lo, hi), c = y.long().aminmax(), len(vocab)
+    need(lo >= 0 and hi < c,
+         f"y must lie in 0…{c-1}, {c} names in vocab, got {lo} to {hi}")
+    return y.long(), L([*vocab]), c
+
 def hold_out(
     y:Tensor, # (n,) classes
     k:int,    # how many to hold out
@@ -138,20 +154,7 @@ def data_dls(
     """Loaders for any tensors. Warns of classes without an example to train on.
     Raises ValueError where x, y, vocab, valid and bs do not fit together."""
     x, y = _tensor(x, 'x'), _tensor(y, 'y')
-    n, got = len(x), f"got {y.dtype} of shape {tuple(y.shape)}"
-    if vocab is None:
-        good = y.ndim == 2 and len(y) == n and y.isfinite().all()
-        need(good, f"y without vocab must be {n} finite vectors, {got}")
-        y, c = y.float(), y.shape[1]
-    else:
-        need(hasattr(vocab, '__len__'), f"vocab must be the names, got {vocab!r}")
-        whole = y.shape == (n,) and not y.is_floating_point()
-        need(whole, f"y must be {n} integers, the classes, {got}: "
-             "anything else is told without vocab, as (n, d)")
-        y, vocab, c = y.long(), L([*vocab]), len(vocab)
-        lo, hi = y.aminmax()
-        need(lo >= 0 and hi < c,
-            f"y must lie in 0…{c-1}, {c} names in vocab, got {lo} to {hi}")
+    n, (y, vocab, c) = len(x), _told(y, vocab, len(x))
     x = x if x.dtype == torch.uint8 else x.float()
     last = x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] == x.shape[2] > 3
     need(not last, f"x must have its channels first, got shape {tuple(x.shape)}")

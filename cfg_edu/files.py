@@ -46,7 +46,7 @@ def write_json(
 ):
     "`d` as JSON in `path`, whole or not at all."
     with replacing(path) as f:
-        f.write((json.dumps(d, ensure_ascii=False, indent=1) + '\n').encode())
+        f.write((json.dumps(d, indent=1) + '\n').encode())     # any machine's text
 
 def read_json(
     path,  # file that `write_json` wrote
@@ -74,19 +74,20 @@ def guarded(
     wait:bool=True,  # until another process has left it, or refuse at once?
 ):
     """Keeps other processes out of `folder` meanwhile; without locks it warns.
-    Raises ValueError where one works in it and we do not wait."""
+    Raises ValueError where one works in it and we do not wait, OSError for a file."""
     folder = Path(folder)
+    if folder.is_file(): raise NotADirectoryError(f"{folder} is a file: give a folder")
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         try:
-            lock = FileLock(folder/'.lock', timeout=-1 if wait else 0)
-            stack.enter_context(lock)
+            stack.enter_context(FileLock(folder/'.lock', timeout=-1 if wait else 0,
+                fallback_to_soft=False))        # it would outlive a killed process
         except Timeout:
             raise ValueError(f"another process works in {folder}: "
                 "wait, or give another") from None
-        except (OSError, NotImplementedError) as e:
-            if getattr(e, 'errno', errno.ENOSYS) not in (
-                errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP): raise
+        except OSError as e:
+            if e.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP,
+                               errno.ENOTSUP): raise
             warnings.warn(f"no locks in {folder}: let no second process work there",
                 stacklevel=3)
         yield

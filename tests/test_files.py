@@ -1,10 +1,13 @@
 "Files that are whole or absent, guarded folders, and what the cache folder keeps"
-import errno, os
+import errno, fcntl, os, warnings
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from unittest.mock import patch
-import pytest, torch
+import numpy as np, pytest, torch
 from cfg_edu import files
+from cfg_edu.cache import build_cache, cache_dls, open_cache
+from cfg_edu.cli import cfg_sample, cfg_train
 from cfg_edu.files import cache_dir, cached, fingerprint, guarded, read_json, replacing, write_json
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
@@ -76,11 +79,55 @@ def test_a_killed_process_leaves_the_folder(tmp_path):
     job.join()
     with guarded(tmp_path, wait=False): pass
 
-@pytest.mark.parametrize('error', [OSError(errno.ENOLCK, 'no locks'), OSError(errno.ENOTSUP, 'not supported'), NotImplementedError('flock')])
-def test_without_locks_there_is_a_warning(tmp_path, error):
-    with patch.object(files.FileLock, 'acquire', side_effect=error), pytest.warns(UserWarning, match='no locks in'):
-        with guarded(tmp_path): worked = True
-    assert worked
+codes = 'ENOSYS', 'ENOLCK', 'EOPNOTSUPP', 'ENOTSUP'            # Lustre without -o flock, NFS, FUSE
+
+def no_locks(code):
+    "What such a file system answers"
+    def no(*_): raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+    return patch.multiple(fcntl, flock=no, lockf=no)
+
+@pytest.mark.parametrize('wait', [True, False])
+@pytest.mark.parametrize('code', codes)
+def test_without_locks_there_is_a_warning(tmp_path, code, wait):
+    "One, which names the folder; and nothing is left that would keep others out when this process is killed"
+    with no_locks(code), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        with guarded(tmp_path, wait), guarded(tmp_path, wait): pass
+    assert {str(w.message) for w in said} == {f'no locks in {tmp_path}: let no second process work there'}
+
+@pytest.mark.parametrize('code', codes[:3])
+def test_all_goes_on_without_locks(tmp_path, own, code):
+    folder = partial(build_cache, parts=dict(train=range(8), valid=range(2)), make=four, size=4, vocab='a', n_workers=1)
+    with no_locks(code), pytest.warns(UserWarning, match='no locks in'):
+        assert len(open_cache(folder(tmp_path/'c'))[0]) == 10 and folder(tmp_path/'c') == tmp_path/'c'
+        cfg_train('moons', out=tmp_path/'r', steps=2, bs=8)
+        assert len(cfg_sample(tmp_path/'r', n=3, n_steps=2)[0]) == 3
+        assert cached('x', lambda: dict(a=torch.ones(2)))['a'].tolist() == [1, 1] and (own/'x.safetensors').exists()
+
+def four(items): return np.full((len(items), 3, 4, 4), 200, np.uint8), np.zeros(len(items), int)
+
+@pytest.mark.parametrize('name', ['with a space', 'Übungen_дом_图', "it's [a] {b} 50%", 'link', 'relative'])
+def test_folders_of_any_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    if name == 'link': (tmp_path/name).symlink_to((tmp_path/'there').absolute()); (tmp_path/'there').mkdir()
+    folder = Path(name) if name == 'relative' else tmp_path/name
+    build_cache(folder/'c', dict(train=range(8), valid=range(2)), four, 4, 'a', n_workers=1)
+    assert len(cache_dls(folder/'c', 2, device='cpu').train_ds) == 8
+    cfg_train('moons', out=folder, steps=2, bs=8)
+    cfg_sample(folder, n=3, n_steps=2)
+    assert {f.suffix for f in folder.glob('samples_*')} == {'.npz', '.png'} and not [*folder.glob('parts*')]
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path/'f').write_text('')
+    for use in (lambda: build_cache(tmp_path/'f', dict(train=range(8), valid=range(2)), four, 4, 'a', n_workers=1), lambda: cfg_train('moons', out=tmp_path/'f', steps=2, bs=8)):
+        with pytest.raises(NotADirectoryError, match='f is a file: give a folder'): use()
+
+def test_a_finished_cache_is_read_where_nobody_may_write(tmp_path):
+    build = partial(build_cache, tmp_path/'c', dict(train=range(8), valid=range(2)), four, 4, 'a', n_workers=1)
+    build()
+    with patch.object(files.FileLock, 'acquire', side_effect=PermissionError(errno.EACCES, 'denied')):
+        assert build() == tmp_path/'c'
+        with pytest.raises(PermissionError): build(source='another')
 
 def test_a_folder_that_cannot_be_guarded_is_an_error(tmp_path):
     with patch.object(files.FileLock, 'acquire', side_effect=PermissionError(errno.EACCES, 'denied')):
