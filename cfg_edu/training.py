@@ -256,7 +256,7 @@ class FiniteLoss(Callback):
         lam = self.xb[1][off.nan_to_num(math.inf).argmax()]
         return f"at step {self.train_iter+1}, farthest off at λ = {lam:.3g}"
 
-# %% ../nbs/14_training.ipynb #740a6ba1
+# %% ../nbs/14_training.ipynb #cb1c08f7
 #| code-fold: true
 class _NoData(data.DataLoaders):
     "What an exported learner has in place of its loaders."
@@ -326,9 +326,11 @@ def examples(
         own = isinstance(dl, data.TensorDL)             # `data_dls` saw all of it
         b = dl.dataset[:100] if own else next(iter(dl), ())
         if len(b) == 0 and dl is loaders[1]: continue   # nothing is held out
-        pair = len(b) == 2 and all(isinstance(o, torch.Tensor) for o in b)
-        need(pair, "dls must give pairs of tensors (x, y), where examples without label "
-             f"have y = 0, got {type(b).__name__} of {[type(o).__name__ for o in b][:3]}")
+        need(len(b), "dls.train must give a batch, got none: bs may be above its examples")
+        kinds = [getattr(o, 'dtype', type(o).__name__) for o in b][:3]
+        real = all(isinstance(o, torch.Tensor) and not o.is_complex() for o in b)
+        need(real and len(b) == 2, "dls must give pairs of real tensors (x, y), "
+             f"all y 0 where there are no labels, got {type(b).__name__} of {kinds}")
         x, y = b
         if not own and x.ndim == 4 and x.shape[1] in (1, 3):    # latents have more
             pixels(x if x.dtype == torch.uint8 else x.float(), 'x', 1.01)

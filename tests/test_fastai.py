@@ -393,11 +393,11 @@ def test_several_labels_go_to_a_vector(tmp_path):
 def batches(make): return DataLoaders(*[DataLoader(TensorDataset(*images()), 32, collate_fn=make) for _ in range(2)])
 def stack(b): return [torch.stack(o) for o in zip(*b)]
 @pytest.mark.parametrize('make, words', [
-    (lambda b: dict(zip('xy', stack(b))), r"got dict of \['str', 'str'\]"), (lambda b: stack(b)[0], 'got Tensor of'), (lambda b: stack(b)[:1], r"got list of \['Tensor'\]"), (lambda b: (*stack(b), 1), r"got tuple of \['Tensor', 'Tensor', 'int'\]"),
-    (lambda b: (stack(b)[0], ['cat']*32), r"got tuple of \['Tensor', 'list'\]"), (lambda b: (*stack(b), stack(b)[1]), 'got tuple of'), (lambda b: (stack(b)[0], dict(y=stack(b)[1])), r"\['Tensor', 'dict'\]")],
-    ids=['dict', 'x alone', 'list of x', 'with an index', 'strings', 'three', 'dict inside'])
+    (lambda b: dict(zip('xy', stack(b))), r"got dict of \['str', 'str'\]"), (lambda b: stack(b)[0], 'got Tensor of'), (lambda b: stack(b)[:1], r'got list of \[torch.float32\]'), (lambda b: (*stack(b), 1), r"got tuple of \[torch.float32, torch.int64, 'int'\]"),
+    (lambda b: (stack(b)[0], ['cat']*32), r"got tuple of \[torch.float32, 'list'\]"), (lambda b: (*stack(b), stack(b)[1]), 'got tuple of'), (lambda b: (stack(b)[0], dict(y=stack(b)[1])), r"\[torch.float32, 'dict'\]"), (lambda b: (stack(b)[0].cfloat(), stack(b)[1]), r'\[torch.complex64, torch.int64\]')],
+    ids=['dict', 'x alone', 'list of x', 'with an index', 'strings', 'three', 'dict inside', 'complex'])
 def test_batches_that_are_no_pairs(make, words):
-    with pytest.raises(ValueError, match=f'dls must give pairs of tensors .x, y., where examples without label have y = 0, .*{words}'): diffusion_learner(batches(make), net())
+    with pytest.raises(ValueError, match=f'dls must give pairs of real tensors .x, y., all y 0 where there are no labels, .*{words}'): diffusion_learner(batches(make), net())
 
 @pytest.mark.parametrize('d, words', [(lambda: loaders(*images()).train, 'got DataLoader of 0'), (lambda: DataLoaders(loaders(*images()).train), 'got DataLoaders of 1'), (lambda: [*images()], 'got list of 0'), (lambda: None, 'got NoneType of 0')],
     ids=['one loader', 'without valid', 'tensors', 'none'])
@@ -410,6 +410,11 @@ def test_nothing_held_out(tmp_path):
     d.valid = DataLoader(TensorDataset(x[:0], y[:0]), 32)
     learn = train(d, net(), SampleGrid(n=1, folder=tmp_path))
     assert learn.ema.n == 2 and [*tmp_path.glob('step*')] and not learn.ema.swapped
+
+def test_nothing_to_train_on():
+    x, y = images()
+    for d in (loaders(x, y, bs=500, drop_last=True), DataLoaders(DataLoader(TensorDataset(x[:0], y[:0])), DataLoader(TensorDataset(x, y)))):
+        with pytest.raises(ValueError, match='dls.train must give a batch, got none'): diffusion_learner(d, net())
 
 def test_a_last_batch_of_one():
     x, y = images(97)
@@ -480,7 +485,7 @@ def test_a_number_to_each_picture(pictures):
     assert train(row, net(1, 3, cond=Vector)).ema.n > 0
 
 def test_pictures_without_label(pictures):
-    with pytest.raises(ValueError, match=r"where examples without label have y = 0, got tuple of \['TensorImage'\]"): diffusion_learner(block(pictures, ImageBlock), net(1, 3))
+    with pytest.raises(ValueError, match=r'all y 0 where there are no labels, got tuple of \[torch.float32\]'): diffusion_learner(block(pictures, ImageBlock), net(1, 3))
     with pytest.raises(ValueError, match='got tuple of'): diffusion_learner(block(pictures, ImageBlock, CategoryBlock, CategoryBlock, get_y=[parent_label]*2, n_inp=1), net(1, 3))
     d = block(pictures, ImageBlock, CategoryBlock, get_y=lambda p: 0, **halves)
     assert train(d, net(1, 3)).ema.n > 0                                                     # all of one class
