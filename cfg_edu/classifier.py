@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DiffuseInput', 'classifier_logp', 'classifier_learner', 'UniformLam', 'implicit_logits']
 
-# %% ../nbs/17_classifier.ipynb #6106e560
+# %% ../nbs/17_classifier.ipynb #f1a0d954
 #| code-fold: true
 import math
 import torch
@@ -15,24 +15,24 @@ from torch import nn, Tensor
 from .doors import need
 from .process import diffuse
 from .sampling import evaluating
-from .training import Diffuse, EMA, FiniteLoss
-from fastai.learner import Learner
+from .training import AveragedLearner, Diffuse, EMA, FiniteLoss, examples
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from fastcore.foundation import L
 
-# %% ../nbs/17_classifier.ipynb #24fdba48
+# %% ../nbs/17_classifier.ipynb #8d16ddcb
 class DiffuseInput(Diffuse):
     """(x, y) becomes the input (z, λ); the class y stays the target (Dhariwal &
     Nichol 2021). Raises ValueError at the first batch where the network has not one
     number for each class of the data."""
     def before_batch(self):
+        y = self.yb
         super().before_batch()
-        z, lam, y = self.xb
-        self.learn.xb, self.learn.yb = (z, lam), (y,)
+        self.learn.xb, self.learn.yb = self.xb[:2], y
 
     def after_pred(self):
-        shape, got = (len(self.y), self.dls.c), tuple(self.pred.shape)
+        got = tuple(self.pred.shape)
+        shape = len(self.xb[0]), getattr(self.dls, 'c', got[-1])
         need(got == shape,
              f"net must give logits {shape}, one for each class, got {got}")
 
@@ -56,7 +56,7 @@ class classifier_logp(nn.Module):
             out = self.net(z, lam)
         return out.to(torch.promote_types(out.dtype, torch.float32)).log_softmax(1)
 
-# %% ../nbs/17_classifier.ipynb #b1ac68a6
+# %% ../nbs/17_classifier.ipynb #bf3e6e1b
 #| code-fold: true
 def classifier_learner(
     dls,             # `DataLoaders` of (x, y) with `.c` classes
@@ -67,18 +67,23 @@ def classifier_learner(
     wd:float=.2,     # weight decay, ADM's
     cbs=None,        # more callbacks
     **kwargs,        # for `Learner`
-)->Learner:          # its `ema.avg` is the averaged `logp(z, lam)`
+)->AveragedLearner:  # its `ema.avg` is the averaged `logp(z, lam)`
     """A `Learner` that trains `net` to tell the class of noisy data.
-    Raises ValueError where `net.n_classes` is not `dls.c`, for a bad `decay` or `wd`."""
-    n = getattr(net, 'n_classes', dls.c)
-    need(n == dls.c,
-         f"net must have as many classes as the data, {dls.c}, got {n}")
+    Raises ValueError where `examples` does, where `net.n_classes` is not `dls.c` or y
+    no class, and for a bad `decay` or `wd`."""
+    c = getattr(dls, 'c', getattr(net, 'n_classes', math.inf))
+    for _, y in examples(dls):
+        good = y.dtype == torch.int64 and y.ndim == 1 and 0 <= y.min() and y.max() < c
+        need(good, f"y must be torch.int64 (b,), classes 0…{c-1}, got {y.dtype} "
+             f"{(*y.shape,)} from {y.min()} to {y.max()}")
+    n = getattr(net, 'n_classes', c)
+    need(n == c, f"net must have as many classes as the data, {c}, got {n}")
     need(0 <= wd < math.inf, f"wd must be finite and at least 0, got {wd}")
     cbs = [DiffuseInput(sched), EMA(decay), FiniteLoss(), *L(cbs)]
-    opt = partial(OptimWrapper,
-        opt=partial(torch.optim.AdamW, fused=True, weight_decay=wd))
-    kwargs = dict(metrics=accuracy) | kwargs
-    return Learner(dls, classifier_logp(net), nn.NLLLoss(), opt, lr, cbs=cbs, **kwargs)
+    adam = partial(torch.optim.AdamW, fused=True, foreach=False, weight_decay=wd)
+    own = dict(loss_func=nn.NLLLoss(), opt_func=partial(OptimWrapper, opt=adam),
+               metrics=accuracy)
+    return AveragedLearner(dls, classifier_logp(net), lr=lr, cbs=cbs, **own | kwargs)
 
 # %% ../nbs/17_classifier.ipynb #d9e9eead
 class UniformLam:

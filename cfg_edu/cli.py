@@ -184,10 +184,9 @@ class Plan(AttrDict):
         c,  # the configuration, to which it adds the fingerprint of the weights
     ):      # a network
         "The averaged one of an earlier run. Raises ValueError for other classes."
-        was = {'classes': c['classes'], **self.before()}.get        # of old ones
-        off = [f"{k} {was(k)!r} there, {c.get(k)!r} here"
-               for k in ('shape', 'n_classes', 'cond', 'classes') if was(k) != c.get(k)]
-        need(not off, f"init {self.init!r} knows other data: {', '.join(off)}")
+        was, keys = {'classes': c['classes'], **self.before()}, 'shape n_classes cond classes'
+        off = ' and '.join(k for k in keys.split() if was.get(k) != c.get(k))
+        need(not off, f"init {self.init!r} was trained on other data: its {off} differ")
         net = Run(self.init).model(device='cpu').net
         c['init'] = fingerprint(*net.state_dict().values())
         return net.requires_grad_(True)

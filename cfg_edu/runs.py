@@ -283,18 +283,22 @@ class Sampling:
         self.asked = {k: o for k, o in locals().items() if k not in ('self', 'net')}
         if net: find(presets, net, 'net')
         find(rules, rule, 'rule')
-        find(samplers, sampler, 'sampler')(v=v, sched=None).grid(n_steps)
+        make = find(samplers, sampler, 'sampler')
+        lams = make(v=v, sched=None).grid(n_steps)
+        used = v == 0 or (make(v=v, sched=None)(lams) != make(v=0., sched=None)(lams)).any()
+        need(used, f"v must be left out with sampler {sampler!r}, which does not use it")
         need(0 <= seed < 2**32, f"seed must lie in 0 … 2³²−1, got {seed}")
         need(bs is None or bs >= 1, f"bs must be at least 1, got {bs}")
         need(precision in self.dtypes,
              f"precision must be fp32, bf16 or fp16, got {precision!r}")
-        vars(self).update(self.asked)
+        vars(self).update(self.asked, net=net)
 
     def of(self,
         run:Run,  # a finished one
     ):            # self
         "Loads the network."
         self.model, self.config = run.model(), (c := run.config)
+        need(self.net in (None, c['net']), f"net must be {c['net']!r}, got {self.net!r}")
         self.model.amp_dtype = self.dtypes[self.precision]
         sched, self.shape = Schedule(c['lam_min'], c['lam_max']), tuple(c['shape'])
         self.steps = samplers[self.sampler](v=self.v, sched=sched)

@@ -256,7 +256,7 @@ class FiniteLoss(Callback):
         lam = self.xb[1][off.nan_to_num(math.inf).argmax()]
         return f"at step {self.train_iter+1}, farthest off at λ = {lam:.3g}"
 
-# %% ../nbs/14_training.ipynb #cf2ca999
+# %% ../nbs/14_training.ipynb #740a6ba1
 #| code-fold: true
 class _NoData(data.DataLoaders):
     "What an exported learner has in place of its loaders."
@@ -266,9 +266,9 @@ class AveragedLearner(Learner):
     """fastai's `Learner`, where the average goes wherever the weights go.
     Raises ValueError for a callback that makes no sense with noise."""
     refused = {
-        'MixUp CutMix': "mixes images, and mixtures would then be drawn: leave it out",
-        'TensorBoardCallback TensorBoardProjectorCallback': "shows predictions, which "
-            "are noise: a TensorBoardCallback needs trace_model=False, log_preds=False",
+        'MixUp CutMix': "mixes images, and mixtures would then be learned: leave it out",
+        'TensorBoardCallback TensorBoardProjectorCallback': "knows no noise level: a "
+            "TensorBoardCallback can do with trace_model=False and log_preds=False",
         'ModelResetter RNNCallback': "is for recurrent networks: leave it out"}
 
     def add_cb(self, cb):
@@ -304,8 +304,8 @@ class AveragedLearner(Learner):
 
     def predict(self, *args, **kwargs):
         "Refused, as `tta` and `show_results` are."
-        raise NotImplementedError("predictions are noise, and nothing to look at: draw "
-            "with `sample(CFG(learn.ema.avg, w), shape, y)`, or watch with `SampleGrid`")
+        raise NotImplementedError("predict, tta and show_results know no noise level: "
+            "call `learn.ema.avg` with one, or draw from it with `sample`")
     tta = show_results = predict
 
     def _do_epoch_validate(self, *args, **kwargs):

@@ -90,7 +90,7 @@ def test_train_refuses(here, kw, word):
 
 @pytest.mark.parametrize('kw, word', [
     (dict(w=-2.), 'w must'), (dict(w=float('nan')), 'w must'), (dict(y=3), 'y must lie in 0 … 2'), (dict(n=0), 'n must'), (dict(bs=0), 'bs must'), (dict(n_steps=1), 'n_steps'),
-    (dict(sampler='euler'), 'sampler'), (dict(v=2.), 'v must'), (dict(out='a.png'), '.npz'), (dict(precision='fp8'), 'precision'), (dict(rule='gfc'), 'rule must'), (dict(run='nowhere'), 'cfg_train makes it')])
+    (dict(sampler='euler'), 'sampler'), (dict(v=2.), 'v must'), (dict(out='a.png'), '.npz'), (dict(precision='fp8'), 'precision'), (dict(rule='gfc'), 'rule must'), (dict(run='nowhere'), 'cfg_train makes it'), (dict(net='unet_digits'), "net must be 'mlp', got 'unet_digits'"), (dict(y='1.5'), 'y must be a class'), (dict(y='cat'), 'y must be numbers')])
 def test_sample_refuses(here, top, kw, word):
     refused(lambda: cli.cfg_sample(**{'run': top/'moons', **kw}), word)
     assert not list(here.iterdir()) and not list((top/'moons').glob('parts*'))
@@ -148,7 +148,7 @@ def test_a_longer_run_starts_from_the_weights(here, top):
     assert all(torch.equal(v, whole[k]) for k, v in load_file(cli.cfg_train(**on)/'ema.safetensors').items())
     refused(lambda: cli.cfg_train(**{**on, 'init': None}), 'init', 'there, None asked')
     refused(lambda: cli.cfg_train(**{**on, 'init': run.path}), 'init', 'asked')        # other weights
-    for kw, word in ((dict(data='spirals', init=top/'digits'), 'knows other data: shape [1, 8, 8] there, [2] here'), (dict(data='pinwheel'), 'n_classes 2 there, 5 here'), (dict(net='unet_digits'), "net must be 'mlp'"),
+    for kw, word in ((dict(data='spirals', init=top/'digits'), 'was trained on other data: its shape and n_classes and classes differ'), (dict(data='pinwheel'), 'its n_classes and classes differ'), (dict(net='unet_digits'), "net must be 'mlp'"),
                      (dict(predicts='eps'), "predicts must be 'v'"), (dict(init=here), 'init must be adm or the folder of a trained run'), (dict(weights='w.pt'), 'weights')):
         refused(lambda: cli.cfg_train(**{**on, 'out': 'no', **kw}), word)
     assert not Path('no').exists()
@@ -160,7 +160,7 @@ def test_the_start_knows_its_classes_by_name(here, monkeypatch):
     for k, names in dict(a='abcdefghij', b='abcdefghik').items(): monkeypatch.setitem(rungs, k, rung(names))
     cli.cfg_train('a', out='a', steps=1, bs=8)
     cli.cfg_train('a', out='a2', init='a', steps=1, bs=8)
-    refused(lambda: cli.cfg_train('b', out='b', init='a', steps=1, bs=8), "init 'a' knows other data: classes")
+    refused(lambda: cli.cfg_train('b', out='b', init='a', steps=1, bs=8), "init 'a' was trained on other data: its classes differ")
 
 
 def test_the_start_s_own_network_is_typed_not_read(here):

@@ -347,7 +347,7 @@ def test_precision_is_that_of_the_network(run):
 
 @pytest.mark.parametrize('bad, words', [
     (dict(rule='cgf'), ['rule must be one of cfg']), (dict(sampler='euler'), ['sampler must be one of ancestral']), (dict(n_steps=1), ['n_steps must be at least 2']),
-    (dict(n_steps=2, sampler='heun'), ['n_steps must be at least 3']), (dict(v=2.), ['v must']), (dict(v=2., sampler='ddim'), ['v must']), (dict(seed=-1), ['seed must lie in 0', '-1']),
+    (dict(n_steps=2, sampler='heun'), ['n_steps must be at least 3']), (dict(v=2.), ['v must']), (dict(v=2., sampler='ddim'), ['v must']), (dict(v=.5, sampler='ddim'), ["v must be left out with sampler 'ddim'"]), (dict(v=.5, sampler='heun'), ['v must be left out']), (dict(v=1., sampler='dpmpp_2m'), ['v must be left out']), (dict(seed=-1), ['seed must lie in 0', '-1']),
     (dict(bs=0), ['bs must be at least 1']), (dict(precision='fp8'), ['precision must be', "'fp8'"]), (dict(net='nix.x'), ['net must be one of', 'nix.x'])])
 def test_doors_of_sampling(bad, words): refused(lambda: Sampling(**bad), *words)
 
