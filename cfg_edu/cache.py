@@ -83,7 +83,7 @@ class _Pieces:
     def make_all(self, n_workers, progress):
         "Those of the files that are not there"
         todo = [k for k,f in enumerate(self.files) if not f.exists()]
-        n = 0 if n_workers == 1 else min(n_workers or num_cpus(), len(todo))
+        n = 0 if n_workers in (0, 1) else min(n_workers or num_cpus(), len(todo))
         if n and get_start_method() != 'fork': _try_a_process()
         g = torch.Generator()                       # the global one is training's
         made = DataLoader(self, None, sampler=todo, num_workers=n, collate_fn=tuple,

@@ -91,6 +91,10 @@ def test_workers_make_the_same_files(whole, tmp_path, n_workers):
     assert contents(build(tmp_path, n_workers=n_workers)) == contents(whole)
     assert torch.equal(torch.get_rng_state(), state)                                   # training's generator is not asked
 
+def test_no_worker_is_this_process(whole, tmp_path):
+    made = []
+    assert contents(build(tmp_path, until(99, made), n_workers=0)) == contents(whole) and len(made) == 9
+
 def test_finished_work_is_not_done_again(whole):
     build(whole, until(0, []))
 

@@ -72,13 +72,13 @@ test_area = door(pictures.area, img=([torch.rand(9, 7, 3).numpy()], []), size=([
 def on_meta(f, **kwargs):
     with torch.device('meta'): return f(**kwargs)
 
-sizes = dict(image_size=([8, 16], [0, -8, 7]), in_channels=([1, 3], [0, -1]), model_channels=([4, 8], [0, 3, -2]), num_res_blocks=([1, 2], [0, -1]),
-    attn_sizes=([(), (4,)], [(5,)]), channel_mult=([(1, 2)], [()]), n_classes=([1, 10], [0, -1]), dropout=([0., .5], [1., -.1, nan]),
+sizes = dict(image_size=([8, 16, (8, 12)], [0, -8, 7, (8, 7), (3, 8, 8)]), in_channels=([1, 3], [0, -1]), model_channels=([4, 8], [0, 3, -2]), num_res_blocks=([1, 2], [0, -1]),
+    attn_sizes=([(), (8,)], [(5,)]), channel_mult=([(1, 2)], [()]), n_classes=([1, 10], [0, -1]), dropout=([0., .5], [1., -.1, nan]),
     head_channels=([4], [3, 0]), qkv_order=(['new', 'legacy'], ['nothing']), clock=(['arctan'], ['nothing']))
 test_unet = door(partial(on_meta, nets.UNet), **sizes)
 test_classifier_unet = door(partial(on_meta, nets.EncoderUNet), **sizes)
 test_mlp = door(partial(on_meta, nets.MLP), n_classes=([1, 10], [0, -1]), dim=([1, 2], [0]), width=([4], [0]), depth=([1], [0]), features=([2, 4], [0, 3]))
-test_net_for = door(partial(on_meta, nets.net_for), name=(['unet_small'], ['nothing', None, 'mlp', 'adm64']), n_classes=([3], [0]), shape=([(1, 8, 8), (3, 16, 16)], [(), (1, 8), (1, 9, 9), (3, 8, 9)]))
+test_net_for = door(partial(on_meta, nets.net_for), name=(['unet_small'], ['nothing', None, 'mlp', 'adm64']), n_classes=([3], [0]), shape=([(1, 8, 8), (3, 16, 12)], [(), (2,), (1, 8), (1, 9, 9), (3, 8, 9)]))
 
 test_diffusion_learner = door(lambda n_classes, **kw: diffusion_learner(small(), nets.unet_digits(n_classes), **kw),
     n_classes=([3], [2, 4]), predicts=(['v', 'eps', 'x'], ['score', None]), p_uncond=shares, decay=([0., .9], [1., -.1, nan]))
