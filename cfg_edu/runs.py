@@ -305,7 +305,12 @@ class Sampling:
         self.id = fingerprint(*self.model.state_dict().values())
         return self
 
-    def key(self, w, y): return fingerprint(float(w), y, self.asked, self.id)
+    def key(self,
+        w:float, # guidance weight
+        y,       # (n, …) what is asked for in each sample
+    )->str:      # 16 hexadecimal digits
+        "Changes with all that decides the samples."
+        return fingerprint(float(w), y, self.asked, self.id)
 
     def warn(self,
         *ws,  # guidance weights
