@@ -69,7 +69,7 @@ def read_rows(
 )->list:   # a dict for each row, without what is empty
     """The rows of a table.
     Raises ValueError that names it where it is damaged."""
-    try: table = pd.read_csv(path, engine='python').to_dict('records')
+    try: table = pd.read_csv(path, float_precision='round_trip').to_dict('records')
     except ValueError as e: raise ValueError(f"{path} is damaged ({e})") from None
     return [{k: v for k, v in r.items() if v == v} for r in table]
 
