@@ -10,6 +10,7 @@ import matplotlib, numpy as np, string, torch
 from functools import lru_cache, partial
 from math import cos, pi, sin
 from numbers import Integral
+from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from .files import cache_dir, fingerprint
 from .data import DataLoaders, Rung, rungs
@@ -25,12 +26,13 @@ glyph_fonts = (
     'DejaVuSerif DejaVuSerif-Bold DejaVuSerif-Italic DejaVuSerif-BoldItalic '
     'STIXGeneral STIXGeneralBol STIXGeneralItalic STIXGeneralBolIta '
     'cmr10 cmb10 cmti10 cmss10 cmtt10').split()
+_ttf = f'{matplotlib.get_data_path()}/fonts/ttf'
 
 @lru_cache(None)
 def _ink(c, font, em):
     "Character `c` as a grey mask, cut to its ink with a margin of one pixel"
-    file = f'{matplotlib.get_data_path()}/fonts/ttf/{font}.ttf'
-    f = ImageFont.truetype(file, em, layout_engine=ImageFont.Layout.BASIC)
+    file, plain = f'{_ttf}/{font}.ttf', ImageFont.Layout.BASIC
+    f = ImageFont.truetype(file, em, layout_engine=plain)
     l, t, r, b = f.getbbox(c)
     m = Image.new('L', (r-l+2, b-t+2))
     ImageDraw.Draw(m).text((1-l, 1-t), c, 255, font=f)
@@ -83,6 +85,8 @@ def draw_glyphs(
 )->tuple: # x (n, 3, size, size) uint8, y (n,) int64; where `told`, (n, 3) float32
     """Random characters; image i depends on `seed`, `start` + i and `size` alone.
     Raises ValueError for a bad number."""
+    need(Path(_ttf, 'cmti10.ttf').exists(), "glyphs need matplotlib 3.11, whose fonts "
+        f"they are, got {matplotlib.__version__}: pip install -U matplotlib")
     for k,v,lo in (('n', n, 0), ('size', size, 8), ('seed', seed, 0),
             ('start', start, 0)):
         good = isinstance(v, Integral) and v >= lo

@@ -278,6 +278,11 @@ class AveragedLearner(Learner):
         need(not why, f"{name} {''.join(why)}")
         return super().add_cb(cb)
 
+    def fit(self, *args, **kwargs):
+        "fastai's; however it ends, no wrapper of several processes is left."
+        try: super().fit(*args, **kwargs)
+        finally: self.model = get_model(self.model)
+
     def save(self, file, **kwargs):
         "fastai's file, with the average beside the weights; whole or not at all."
         file = join_path_file(file, self.path/self.model_dir, ext='.pth')

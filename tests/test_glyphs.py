@@ -7,6 +7,12 @@ from cfg_edu.data import rungs, to_unit
 from cfg_edu.files import fingerprint
 from cfg_edu.glyphs import draw_glyphs, glyph_fonts, glyph_names, glyphs_dls
 
+pytestmark = pytest.mark.skipif(not os.path.exists(f'{glyphs._ttf}/cmti10.ttf'), reason='this matplotlib lacks a font')
+
+def test_without_the_fonts_it_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(glyphs, '_ttf', str(tmp_path))
+    with pytest.raises(ValueError, match='glyphs need matplotlib 3.11, whose fonts they are, got .*: pip install -U matplotlib'): draw_glyphs(3)
+
 @pytest.mark.parametrize('size, first, far', [(16, '104d71e83398d904', '6b736b5f9b82eebb'),
     (32, 'db07de4482b602b8', '4d0710f51bf4419e'), (64, 'eb4c28f48a0fe672', '9ffa8077723b7af3')])
 def test_images_are_what_they_were(size, first, far):

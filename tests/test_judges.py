@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from torch import nn
 from torch.nn import functional as F
-from cfg_edu import judges as ju, metrics as me
+from cfg_edu import glyphs, judges as ju, metrics as me
 from cfg_edu.data import digits, to_unit
 from cfg_edu.glyphs import draw_glyphs
+
+fonts = pytest.mark.skipif(not os.path.exists(f'{glyphs._ttf}/cmti10.ttf'), reason='this matplotlib lacks a font')
 
 
 class Small(ju.GlyphsJudge):
@@ -51,6 +53,7 @@ def test_fit_judge_refuses(few, kw, word):
     with pytest.raises(ValueError, match=word): ju.fit_judge(**{**dict(x=few[0], y=few[1]), **kw})
 
 
+@fonts
 @pytest.mark.parametrize('kw, word', [(dict(size=28), 'size must be 16, 32 or 64'), (dict(n=9), 'n must be ≥ 10'), (dict(width=12), 'multiple of 8'), (dict(n=20), 'bs ≤ 20'), (dict(n=200, lr=0.), 'lr')])
 def test_fit_glyphs_refuses(kw, word):
     with pytest.raises(ValueError, match=word): ju.fit_glyphs(**kw)
@@ -113,6 +116,7 @@ def test_the_digits_judge():
     assert torch.equal(judge(x)['fid'], seen['fid'])                                # a judge never trains again
 
 
+@fonts
 def test_a_glyphs_judge(tmp_path, monkeypatch):
     monkeypatch.setenv('CFG_EDU_CACHE', str(tmp_path))
     before, said = torch.get_rng_state(), io.StringIO()
