@@ -6,7 +6,8 @@
 __all__ = ['cfg_prepare', 'Plan', 'cfg_train', 'cfg_sample', 'in_turn', 'Jury', 'cfg_evaluate', 'cfg_tradeoff']
 
 # %% ../nbs/41_cli.ipynb #8ab473a7
-import json, math, matplotlib.pyplot as plt, numpy as np, os, sys, time, torch, warnings
+import atexit, json, math, matplotlib.pyplot as plt, numpy as np, os, sys, time, torch
+import warnings
 from argparse import ArgumentParser
 from contextlib import ExitStack, nullcontext
 from datetime import timedelta
@@ -76,6 +77,12 @@ def _command(f):
             sys.exit(f"{f.__name__}: {said[-1].strip()}")   # below fastai's line
         return None if shell else res   # a shell would take it for an exit status
     return command
+
+@atexit.register
+def _leave():
+    "A process that ends within a group may be aborted by the group's threads"
+    group = torch.distributed
+    if group.is_available() and group.is_initialized(): group.destroy_process_group()
 
 def _say(*lines):
     with tqdm.external_write_mode(): PartialState().print(*lines, sep='\n', flush=True)

@@ -134,7 +134,7 @@ grey = round(200*299/1000 + 40*587/1000 + 90*114/1000)                          
 @pytest.mark.parametrize('mode, name, want', [
     ('RGB', 'a.png', colour), ('RGB', 'a.bmp', colour), ('RGB', 'a.tif', colour), ('RGB', 'a.webp', colour), ('RGB', 'a.ppm', colour), ('RGB', 'a.tga', colour), ('RGB', 'a.jpg', colour),
     ('RGB', 'a.jfif', colour), ('RGB', 'a.jp2', colour), ('RGB', 'a.avif', colour), ('P', 'a.gif', colour), ('P', 'a.png', colour), ('P', 'a.bmp', colour), ('L', 'a.png', 3*(grey,)), ('L', 'a.jpg', 3*(grey,)),
-    ('L', 'a.pgm', 3*(grey,)), ('CMYK', 'a.tif', colour), ('CMYK', 'a.jpg', colour), ('YCbCr', 'a.jpg', colour), ('YCbCr', 'a.tif', colour), ('LA', 'a.png', 3*(grey,)), ('RGBA', 'a.png', colour),
+    ('L', 'a.pgm', 3*(grey,)), ('CMYK', 'a.tif', colour), ('CMYK', 'a.jpg', colour), ('YCbCr', 'a.jpg', colour), ('LA', 'a.png', 3*(grey,)), ('RGBA', 'a.png', colour),
     ('RGBA', 'a.tif', colour), ('RGBA', 'a.webp', colour), ('RGBX', 'a.tif', colour)])
 def test_a_colour_stays_in_every_mode(tmp_path, mode, name, want):
     lossy = name.endswith(('jpg', 'jfif', 'avif', 'webp', 'jp2', 'gif')) or mode in ('CMYK', 'YCbCr', 'P')
