@@ -1,5 +1,5 @@
 "Work in a process apart: to kill it, to bound its memory, to see what it says in the end; and what it left on the disk."
-import csv, io, json, os, resource, time
+import csv, io, json, multiprocessing, os, resource, time
 from functools import partial
 from pathlib import Path
 import numpy as np, torch
@@ -11,6 +11,7 @@ def start(f, slow=False):
     "`f` in a process of its own, silent, on a `slow` disk if asked for; its number"
     if pid := os.fork(): return pid
     try:
+        multiprocessing.set_start_method('fork', force=True)    # its parent's fork server is none of its own
         if slow:                                # files are being written for a good part of the time
             os.fsync = lambda fd: time.sleep(.4)
             torch.save = partial(halting, torch.save)
@@ -44,6 +45,7 @@ def attempt(f, canary=Path('/nonexistent'), limit=3000):
     if not (pid := os.fork()):
         try:
             os.close(r)
+            multiprocessing.set_start_method('fork', force=True)
             base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             used = int(Path('/proc/self/statm').read_text().split()[0])*resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + (limit << 20),)*2)

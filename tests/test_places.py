@@ -102,7 +102,8 @@ def test_text_that_is_not_utf8(here):
     for k in ('PYTHONIOENCODING', 'LANG', 'LANGUAGE'): env.pop(k, None)
     run = subprocess.run([sys.executable, '-W', 'ignore', 'script.py'], capture_output=True, env=env)
     said = run.stdout.decode('cp1252', 'replace').splitlines()
-    assert run.returncode == 0 and said[0].lower() == 'cp1252', run.stderr.decode('cp1252', 'replace')[-2000:]
+    if said[0].lower() != 'cp1252': pytest.skip(f'Python takes that locale for {said[0]}')
+    assert run.returncode == 0, run.stderr.decode('cp1252', 'replace')[-2000:]
     assert said[-1] == f'1 4 {ascii(sorted(names))}'                                # the other machine's names, letter by letter
     there = Path('made/run')
     assert Run(there).config['n_classes'] == 4 and len(read_rows(there/'evaluate.csv')) == len(read_rows(there/'tradeoff.csv')) == 1
