@@ -51,7 +51,8 @@ def open_cache(
     need(fits, f"{path} is damaged: it does not hold what meta.json says")
     return x, y, meta
 
-# %% ../nbs/cache.ipynb #94ec4a10
+# %% ../nbs/cache.ipynb #4f3fe790
+#| code-fold: true
 def _end_with_parent(_):
     "Ends a worker with its parent; it would wait for a queue that nobody reads any more"
     def watch():
@@ -71,6 +72,7 @@ def _try_a_process():
     need(trial and trial.exitcode == 0,
          f"a process that makes images cannot import the script: {_guard}")
 
+# %% ../nbs/cache.ipynb #94ec4a10
 class _Pieces:
     "Files that are there or are not; a piece is the name of a part and some items"
     def __init__(self, folder, pieces, make, size, c):

@@ -295,7 +295,8 @@ def cfg_train(
     s.fit(_loaders(data, path, seed=seed, bs=s.at_once))
     return Path(s.out)
 
-# %% ../nbs/41_cli.ipynb #3914846e
+# %% ../nbs/41_cli.ipynb #20568aea
+#| code-fold: true
 def _save(ax, path):
     with replacing(path) as f:
         ax.figure.savefig(f, format='png', dpi=150, bbox_inches='tight')
@@ -306,6 +307,7 @@ def _odd(command, **given):
     plain = signature(command).parameters
     return {k: v for k, v in given.items() if v != plain[k].default}
 
+# %% ../nbs/41_cli.ipynb #3914846e
 @_command
 @delegates(Sampling)
 def cfg_sample(
@@ -428,7 +430,7 @@ class Jury(Sampling):
         if self.stats or self.balanced: counts = torch.ones(null, dtype=int)
         else: counts = self.real_of(dls)[1].bincount(minlength=null)
         need(len(counts) == null, f"data must have {null} classes, got {len(counts)}")
-        self.balanced = len(counts.unique()) == 1
+        self.balanced = len(counts.unique()) == 1           # as it was, for the record
         return in_turn(self.n, counts)
 
     def told(self,

@@ -103,8 +103,9 @@ def hold_out(
     i = i[y[i].argsort(stable=True)]                        # class by class
     stays = y[i].diff(prepend=y[i][:1]-1) != 0              # the first of each
     rest = i[~stays]
-    at = torch.linspace(0, len(rest)-1, min(k, len(rest)))  # evenly from front to back
-    return rest[at.long()].sort().values
+    k = min(k, len(rest))
+    at = torch.arange(k)*len(rest)//max(k, 1)               # evenly from front to back
+    return rest[at].sort().values
 
 def _split(valid, y):
     "What trains and what is held out; slices, where they do, copy nothing"

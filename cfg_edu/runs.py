@@ -7,7 +7,7 @@ __all__ = ['Run', 'read_rows', 'write_rows', 'network', 'first', 'alone', 'Check
 
 # %% ../nbs/40_runs.ipynb #acc5d84f
 import fastai, numpy as np, pandas as pd, platform, shutil, torch, warnings
-from contextlib import contextmanager, ExitStack
+from contextlib import contextmanager, ExitStack, suppress
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 from .doors import find, need, numbers
@@ -64,14 +64,21 @@ class Run:
 
 # %% ../nbs/40_runs.ipynb #19074af8
 #| code-fold: true
+def _value(text):
+    "A number to its last bit, as pandas before 3 does not read it; True, False, or the text"
+    for kind in (int, float):
+        with suppress(ValueError): return kind(text)
+    return {'True': True, 'False': False}.get(text, text)
+
 def read_rows(
     path,  # a .csv
 )->list:   # a dict for each row, without what is empty
     """The rows of a table.
     Raises ValueError that names it where it is damaged."""
-    try: table = pd.read_csv(path, float_precision='round_trip').to_dict('records')
+    plain = dict(dtype=str, keep_default_na=False, engine='python')
+    try: table = pd.read_csv(path, **plain).to_dict('records')
     except ValueError as e: raise ValueError(f"{path} is damaged ({e})") from None
-    return [{k: v for k, v in r.items() if v == v} for r in table]
+    return [{k: _value(v) for k, v in r.items() if v == v != ''} for r in table]
 
 def write_rows(
     path,       # file to write
@@ -305,25 +312,6 @@ class Sampling:
         self.id = fingerprint(*self.model.state_dict().values())
         return self
 
-    def key(self,
-        w:float, # guidance weight
-        y,       # (n, …) what is asked for in each sample
-    )->str:      # 16 hexadecimal digits
-        "Changes with all that decides the samples."
-        return fingerprint(float(w), y, self.asked, self.id)
-
-    def warn(self,
-        *ws,  # guidance weights
-        y,    # (n, …) what is asked for in each sample
-    ):
-        "Warns where samples need an answer that the network was never trained to give."
-        p, hidden = self.config['p_uncond'], (y == self.model.null_like(y)).any()
-        off = [w for w in ws if (w or hidden if p == 0 else p == 1 and w != -1)]
-        if off and PartialState().is_main_process:
-            which = 'with' if p else 'without'
-            warnings.warn(f"the run was trained with p_uncond {p:g}: its answer {which} y was "
-                          f"never trained, and w = {off[0]:g} uses it", stacklevel=3)
-
     def asks(self,
         n:int,   # samples
         y=None,  # a class, or what numbers are told; None: all classes in turn
@@ -354,14 +342,38 @@ class Sampling:
         x = sample(self.guided(w), (bs, *self.shape), asked, self.steps, **how)
         return (to_uint8(x) if pixels else x.cpu())[:len(y)-i]
 
-    def part(self,
-        file,          # .npz of one batch
-        name='arr_0',  # the array in it
-    ):                 # its samples
-        "A finished batch; None where it is missing or damaged, to be made again."
-        try:
-            with np.load(file) as z: return z[name]
-        except Exception: return None
+# %% ../nbs/40_runs.ipynb #318712b8
+#| code-fold: true
+@patch
+def key(self:Sampling,
+    w:float, # guidance weight
+    y,       # (n, …) what is asked for in each sample
+)->str:      # 16 hexadecimal digits
+    "Changes with all that decides the samples."
+    return fingerprint(float(w), y, self.asked, self.id)
+
+@patch
+def warn(self:Sampling,
+    *ws,  # guidance weights
+    y,    # (n, …) what is asked for in each sample
+):
+    "Warns where samples need an answer that the network was never trained to give."
+    p, hidden = self.config['p_uncond'], (y == self.model.null_like(y)).any()
+    off = [w for w in ws if (w or hidden if p == 0 else p == 1 and w != -1)]
+    if off and PartialState().is_main_process:
+        which = 'with' if p else 'without'
+        warnings.warn(f"the run was trained with p_uncond {p:g}: its answer {which} y was "
+                      f"never trained, and w = {off[0]:g} uses it", stacklevel=3)
+
+@patch
+def part(self:Sampling,
+    file,          # .npz of one batch
+    name='arr_0',  # the array in it
+):                 # its samples
+    "A finished batch; None where it is missing or damaged, to be made again."
+    try:
+        with np.load(file) as z: return z[name]
+    except Exception: return None
 
 # %% ../nbs/40_runs.ipynb #b4063687
 @patch

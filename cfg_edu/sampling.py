@@ -207,7 +207,8 @@ def sample(
     progress:bool=False,  # show a progress bar, in a notebook or a terminal
 )->Tensor:                # (n, …) samples
     """Samples from `model`; the last call returns x̂ (Ho & Salimans, §2).
-    Raises ValueError for what does not fit; warns where samples are not finite."""
+    Warns where samples are not finite, or a weight has no y to guide by.
+    Raises ValueError for what does not fit."""
     y, lams, table = _fitting(model, shape, y, sampler, n_steps, lams, clip, bs)
     if device is None and isinstance(model, nn.Module):
         device = next((p.device for p in model.parameters()), None)

@@ -31,6 +31,7 @@ from fastai.callback.training import GradientAccumulation
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import (distrib_barrier, get_model, join_path_file,
                                maybe_gather, rank_distrib)
+from fastcore.basics import patch
 from fastcore.foundation import L
 
 # %% ../nbs/14_training.ipynb #b8f4b808
@@ -61,6 +62,7 @@ class Diffuse(Callback):
         self.gen = torch.Generator(device).manual_seed(0)
 
     def after_validate(self): self.gen = None
+    before_train = after_validate           # in a plain `Learner` it may not be called
 
     def before_batch(self):
         (x,), (y,) = self.xb, self.yb or (None,)
@@ -106,25 +108,7 @@ class EMA(Callback):
 
     def before_validate(self): self._swap(True)
     def after_validate(self): self._swap(False)
-
-    def state_dict(self):
-        "The weights by their names, and their average by the same after `ema.`"
-        if not self.n: self.before_fit()
-        avg = {f'ema.{k}': v for k, v in self.avg.state_dict().items()}
-        return get_model(self.model).state_dict() | avg | {'ema.': torch.tensor(self.n)}
-
-    def load_state_dict(self,
-        state:dict,        # what `state_dict` gave, or the weights alone
-        strict:bool=True,  # must all names be there?
-    ):
-        "Puts both back. Weights alone are their own average, and a warning says so."
-        avg = {k[4:]: state.pop(k) for k in [*state] if k[:4] == 'ema.'}
-        n, self.n = int(avg.pop('', 0)), 0
-        get_model(self.model).load_state_dict(state, strict)
-        self.before_fit()                   # a copy of the weights
-        if avg: self.avg.load_state_dict(avg, strict)
-        else: warn("the file has no average of the weights: it starts anew", stacklevel=4)
-        self.n = n
+    before_train = after_validate           # in a plain `Learner` it may not be called
 
 # %% ../nbs/14_training.ipynb #d500ce57
 #| code-fold: true
@@ -258,6 +242,27 @@ class FiniteLoss(Callback):
 
 # %% ../nbs/14_training.ipynb #cb1c08f7
 #| code-fold: true
+@patch
+def state_dict(self:EMA):
+    "The weights by their names, and their average by the same after `ema.`"
+    if not self.n: self.before_fit()
+    avg = {f'ema.{k}': v for k, v in self.avg.state_dict().items()}
+    return get_model(self.model).state_dict() | avg | {'ema.': torch.tensor(self.n)}
+
+@patch
+def load_state_dict(self:EMA,
+    state:dict,        # what `state_dict` gave, or the weights alone
+    strict:bool=True,  # must all names be there?
+):
+    "Puts both back. Weights alone are their own average, and a warning says so."
+    avg = {k[4:]: state.pop(k) for k in [*state] if k[:4] == 'ema.'}
+    n, self.n = int(avg.pop('', 0)), 0
+    get_model(self.model).load_state_dict(state, strict)
+    self.before_fit()                   # a copy of the weights
+    if avg: self.avg.load_state_dict(avg, strict)
+    else: warn("the file has no average of the weights: it starts anew", stacklevel=4)
+    self.n = n
+
 class _NoData(data.DataLoaders):
     "What an exported learner has in place of its loaders."
     def new_empty(self): return self

@@ -5,11 +5,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file
+from averages import Averages
 from cfg_edu import cli, runs, training
 from cfg_edu.data import data_dls, digits, Rung, rungs
 from cfg_edu.imagenet import imagenet_classes
 from cfg_edu.judges import get_judge
-from cfg_edu.metrics import Judge, judges
+from cfg_edu.metrics import judges
 from cfg_edu.nets import net_for, presets
 from cfg_edu.runs import read_rows, Run
 from cfg_edu.sampling import sample
@@ -20,14 +21,6 @@ commands = cli.cfg_prepare, cli.cfg_train, cli.cfg_sample, cli.cfg_evaluate, cli
 def refused(f, *words, kind=(ValueError, OSError)):
     with pytest.raises(kind) as e: f()
     assert all(w in str(e.value) for w in words), e.value
-
-
-class Averages(Judge):
-    "Sees 4×4 averages"
-    name, layers = 'averages', dict(fid='features', isc='logits', prc='features')
-    def see(self, u):
-        f = torch.nn.functional.adaptive_avg_pool2d(u.float(), 4).flatten(1)
-        return dict(features=f, logits=f[:,:10]/50)
 
 
 @pytest.fixture(scope='module')

@@ -191,6 +191,8 @@ def test_what_is_held_out_is_random_and_from_each_class():
     assert held.sum() == 1797//5 and ((held - of/5).abs() < 1.5).all()                         # each class in its share
     again = data_dls(x[i], y[i], range(10), seed=5, device='cpu')
     assert torch.equal(dls.valid_ds.tensors[0], again.valid_ds.tensors[0])                     # another order, the same split
+    many = hold_out(torch.zeros(17_000_000, dtype=torch.uint8), 16_900_000)
+    assert len(many) == 16_900_000 and (many.diff() > 0).all()                                 # a float32 tells whole numbers apart up to 2²⁴
     place = hold_out(torch.zeros(10_000).long(), 2000).double()
     assert abs(place.mean() - 5000) < 3*2887/2000**.5 and place.diff().unique().numel() > 20   # from everywhere, at random
 

@@ -172,6 +172,19 @@ def test_any_exit_puts_the_weights_back(tmp_path, how, error, at):
     fit(learn, cbs=(first := First()))
     assert torch.equal(first.weights, weights) and not torch.equal(weights, average)
 
+def test_in_a_plain_learner_the_next_training_puts_them_back():
+    torch.manual_seed(0)
+    ours = fresh(None)
+    cbs = [cb for cb in ours.cbs if type(cb).__name__ in ('DropLabel', 'Diffuse', 'EMA')]
+    learn = fit(Learner(ours.dls, ours.model, F.mse_loss, cbs=cbs))
+    weights, average = flat(learn.model), flat(learn.ema.avg)
+    learn.add_cb(stop := Stop(KeyboardInterrupt, 'after_pred'))
+    with quiet(learn), pytest.raises(KeyboardInterrupt): learn.validate()
+    learn.remove_cb(stop)
+    fit(learn, lr=1e-30)
+    assert torch.equal(flat(learn.model), weights) and learn.diffuse.gen is None
+    assert not torch.equal(weights, average) and not learn.ema.swapped
+
 # --- every public method ------------------------------------------------------------------------------------------------------------------------------
 
 own = lambda m: [[*m.net.label_emb.parameters()], [p for k, p in m.named_parameters() if 'label_emb' not in k]]

@@ -26,28 +26,17 @@ def everything(top, pics, run='run é'):
     run = cli.cfg_train('images', path=cache, out=f'{top}/{run}', **small)
     cli.cfg_sample(run, n=4, n_steps=2)
     cli.cfg_sample(run, n=12, n_steps=2, out=f'{top}/mine é.npz')
-    eye = dict(path=cache, judge='eye_of_places.Eye', n=10, n_steps=2)
+    eye = dict(path=cache, judge='eye_of_places.Averages', n=10, n_steps=2)
     cli.cfg_evaluate(run, **eye)
-    cli.cfg_evaluate(f'{top}/mine é.npz', data='images', path=cache, judge='eye_of_places.Eye')
+    cli.cfg_evaluate(f'{top}/mine é.npz', data='images', path=cache, judge='eye_of_places.Averages')
     rows = cli.cfg_tradeoff('images', out=run, ws='0', **eye)
     return cache, run, rows
 
 
-eye = '''
-import torch
-from cfg_edu.metrics import Judge
-class Eye(Judge):
-    "Sees 4×4 averages"
-    name, layers = 'eye', dict(fid='f', isc='l', prc='f')
-    def see(self, u):
-        f = torch.nn.functional.adaptive_avg_pool2d(u.float(), 4).flatten(1)
-        return dict(f=f, l=f[:,:10]/50)
-'''
-
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path('eye_of_places.py').write_text(eye, encoding='utf-8')
+    shutil.copy(Path(__file__).with_name('averages.py'), 'eye_of_places.py')
     return tmp_path
 
 

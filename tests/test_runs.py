@@ -1,5 +1,5 @@
 "A run folder, stopped and damaged in every way: it continues bit for bit, or says which file is wrong."
-import json, os, shutil, subprocess, sys
+import json, os, shutil, subprocess, sys, warnings
 from pathlib import Path
 import numpy as np, pytest, torch
 from fastai.callback.core import Callback
@@ -71,6 +71,11 @@ def test_tables_keep_every_bit(tmp_path):
     rows = [dict(w=0., fid=1/3, judge='digits'), dict(w=.1, fid=2e-17, n=200)]
     write_rows(tmp_path/'t.csv', rows)
     assert read_rows(tmp_path/'t.csv') == rows
+    many = [dict(w=300*o, n=30, ok=o > .5, judge='digits') for o in np.random.default_rng(0).random(2000).tolist()]
+    write_rows(tmp_path/'many.csv', many)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert read_rows(tmp_path/'many.csv') == many                               # to the last bit, whatever the version of pandas
 
 
 @pytest.mark.parametrize('body', [b'', b'a,b\n1,2,3\n4,5,6,7\n', b'a\n\xff\n'])
