@@ -104,7 +104,9 @@ class _Pieces:
                 "of memory: run it again, with fewer n_workers, and it continues"
                 ) from None
 
-# %% ../nbs/cache.ipynb #f01a8c8a
+# %% ../nbs/cache.ipynb #79289b60
+#| code-fold: true
+#| code-summary: "What is read again, and joined"
 @patch
 def read(self:_Pieces, name):
     "`x` or `y` of one file after the other"
@@ -133,6 +135,7 @@ def join(self:_Pieces, folder, key, vocab):
     for old in ('images.npy', 'labels.npy'):        # of format 1
         (folder/old).unlink(missing_ok=True)
 
+# %% ../nbs/cache.ipynb #f01a8c8a
 def build_cache(
     folder,         # of the cache
     parts,          # items of `train` and of `valid`; their `repr` says all

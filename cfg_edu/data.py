@@ -67,7 +67,7 @@ class TensorDL(TfmdDL):
         names = [vocab[o] if vocab else ' '.join(f'{v:.1f}' for v in o) for o in y]
         return show_grid(x, labels=names, **kwargs)
 
-# %% ../nbs/10_data.ipynb #dc2686ef
+# %% ../nbs/10_data.ipynb #2acc57ce
 #| code-fold: true
 def _tensor(o, what):
     "What is given, as a tensor of real numbers"
@@ -104,7 +104,7 @@ def hold_out(
     stays = y[i].diff(prepend=y[i][:1]-1) != 0              # the first of each
     rest = i[~stays]
     k = min(k, len(rest))
-    at = torch.arange(k)*len(rest)//max(k, 1)               # evenly from front to back
+    at = (2*torch.arange(k)+1)*len(rest)//max(2*k, 1)       # evenly, front to back
     return rest[at].sort().values
 
 def _split(valid, y):
