@@ -5,7 +5,7 @@ import numpy as np
 import pytest, torch
 from shaken import shake, small
 from test_adm import error, formula, orders, stirred, table_of
-from cfg_edu.adm import adm_time, load_adm, load_adm_classifier, load_weights
+from cfg_edu.adm import adm_time, load_adm, load_adm_classifier
 from cfg_edu.adm256 import Untold, adm256, adm256_classifier, adm_upsampler, linear_lams, linear_time, load_adm256, load_adm256_classifier, load_adm_upsampler
 from cfg_edu.classifier import classifier_logp
 from cfg_edu.conditions import Classes
