@@ -45,7 +45,7 @@ class AddedBlock(ResBlock):
         if len(emb) == 2*len(x): h, x = torch.cat([h, h]), torch.cat([x, x])
         return x + self.out_layers(h + self.emb_layers(emb)[...,None,None])
 
-# %% ../nbs/37_ablations.ipynb #00e9d265
+# %% ../nbs/37_ablations.ipynb #33897a15
 def plain_resize(
     ch,              # channels in
     emb_ch,          # width of the embedding of λ and class
@@ -53,7 +53,7 @@ def plain_resize(
     block=ResBlock,  # the residual block where the size stays
     **kwargs,        # for `block`
 )->nn.Module:
-    "`block`, but a convolution where the size changes (ADM's resblock_updown=False)."
+    "`block`; a convolution where the size changes (ADM's resblock_updown=False)."
     if resize is None: return block(ch, emb_ch, **kwargs)
     conv = nn.Conv2d(ch, ch, 3, stride=1 + (resize == 'down'), padding=1)
     if resize == 'down': return nn.Sequential(OrderedDict(op=conv))

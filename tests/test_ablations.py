@@ -2,7 +2,6 @@
 from functools import partial
 import pytest, torch
 from hypothesis import given, settings, strategies as st
-from torch import nn
 from torch.nn import functional as F
 from shaken import shake, small
 from cfg_edu.ablations import AddedBlock, RescaledBlock, n_params, plain_resize
