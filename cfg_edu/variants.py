@@ -62,7 +62,7 @@ class LateUNet(UNet):
         z:Tensor,    # (b, in_channels, height, width) noisy images
         lam:Tensor,  # (b,) log-SNR, nats
         y=None,      # what it is told, for classes (b,) int64; None: nothing
-        low=None,    # (b, beside, h, w) an upsampler's small image
+        low=None,    # (b, *beside) an upsampler's small images
     )->Tensor:       # (b, out_channels, height, width), of z's dtype
         "The output, zero before training."
         return self._through(z, lam, y, low)

@@ -306,17 +306,17 @@ def test_presets_fit_their_images():
             with pytest.raises(ValueError, match=says): net_for(*args)
 
 def test_a_small_image_beside_z_is_enlarged_and_glued_on():
-    net = shake(UNet(8, 1, 16, n_classes=3, head_channels=16, beside=2))
+    net = shake(UNet(8, 1, 16, n_classes=3, head_channels=16, beside=(2, 4, 4)))
     plain = UNet(8, 3, 16, 1, n_classes=3, head_channels=16).eval()                    # what is glued, given by hand
     plain.load_state_dict(net.state_dict())
     z, lam, y, low = torch.randn(4, 1, 8, 8), torch.linspace(-4, 4, 4), torch.arange(4), torch.randn(4, 2, 4, 4)
     big = torch.nn.functional.interpolate(low, 8, mode='bilinear', align_corners=False)
     with torch.no_grad(): assert torch.equal(net(z, lam, y, low), plain(torch.cat([z, big], 1), lam, y))
-    late = LateUNet(8, 1, 16, n_classes=3, head_channels=16, beside=2, late=2).eval()
+    late = LateUNet(8, 1, 16, n_classes=3, head_channels=16, beside=(2, 4, 4), late=2).eval()
     late.load_state_dict(net.state_dict())
     with torch.no_grad(): assert torch.allclose(late(z, lam, None, low), net(z, lam, None, low), atol=1e-6)
-    for bad in (None, low[:,:1]):
-        with pytest.raises(ValueError, match='must have 2 channels'): net(z, lam, y, bad)
+    for bad in (None, low[:,:1], low[...,1:]):
+        with pytest.raises(ValueError, match=r'must have shape \(2, 4, 4\)'): net(z, lam, y, bad)
 
 @pytest.mark.parametrize('heads', [1, 2, 4])
 def test_a_number_of_heads_for_every_width(heads):
