@@ -232,7 +232,7 @@ class Float32(nn.Sequential):
 
 clocks:dict = dict(arctan=lambda lam: 1000*lam_angle(lam))   # 0 … 1000
 
-# %% ../nbs/13_nets.ipynb #795d8a23
+# %% ../nbs/13_nets.ipynb #faf73745
 #| code-fold: true
 class Encoder(Told):
     """The left half of ADM's U-Net and its bottom.
@@ -253,7 +253,7 @@ class Encoder(Told):
         cond:Callable=Classes,    # what it is told: `cond(n_classes, width)`
         norm:Callable=GroupNorm32, # of all blocks: `norm(channels)`
         heads:int=None,      # of attention, however wide; None: by `head_channels`
-        beside:int=0,        # channels given beside z: an upsampler's small image
+        beside:tuple=None,   # (c, h, w) of a small image given beside z: an upsampler's
         block:Callable=ResBlock,  # the residual block, with the same arguments
     ):
         super().__init__()
@@ -268,7 +268,8 @@ class Encoder(Told):
         time = nn.Linear(model_channels, d), nn.SiLU(), nn.Linear(d, d)
         self.time_embed, self.label_emb = Float32(*time), cond(n_classes, d)
         ch = self.chs[0]                                     # of a stage's output
-        stages = [(Stage(nn.Conv2d(in_channels+beside, ch, 3, padding=1)), ch)]
+        seen = in_channels + (beside[0] if beside else 0)
+        stages = [(Stage(nn.Conv2d(seen, ch, 3, padding=1)), ch)]
         for size, out in zip(self.sizes, self.chs):
             if size < self.sizes[0]:
                 stages.append((Stage(self.res(ch, resize='down')), ch))
@@ -299,15 +300,16 @@ class Encoder(Told):
 
     def enter(self,
         z:Tensor,   # (b, c, h, w)
-        low=None,   # (b, beside, h', w') a small image, to be enlarged
-    )->Tensor:      # (b, c + beside, h, w)
+        low=None,   # (b, *beside) small images, to be enlarged
+    )->Tensor:      # (b, c', h, w) with both one above the other
         "All that is seen. Raises ValueError for images of another shape."
-        got, beside = tuple(z.shape[1:]), 0 if low is None else low.shape[1]
+        got, beside = tuple(z.shape[1:]), None if low is None else low.shape[1:]
         need(got == self.shape,
              f"z must be images of shape {self.shape}, got {got}")
-        need(beside == self.beside, "low, the small image beside z, must have "
-             f"{self.beside} channels, got {beside}")
-        if not beside: return z
+        want = self.beside and tuple(self.beside)
+        need(beside == want, "low, the small images beside z, must have shape "
+             f"{want}, got {beside and tuple(beside)}")
+        if beside is None: return z
         low = F.interpolate(low.to(z.dtype), z.shape[2:], mode='bilinear')
         return torch.cat([z, low], 1)
 
@@ -360,7 +362,7 @@ class UNet(Encoder):
         z:Tensor,    # (b, in_channels, height, width) noisy images
         lam:Tensor,  # (b,) log-SNR, nats
         y=None,      # what it is told, for classes (b,) int64; None: nothing
-        low=None,    # (b, beside, h, w) an upsampler's small image
+        low=None,    # (b, *beside) an upsampler's small images
     )->Tensor:       # (b, out_channels, height, width), of z's dtype
         "The output, zero before training."
         emb = self.embed(lam, y)
