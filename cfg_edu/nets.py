@@ -163,7 +163,7 @@ class ResBlock(nn.Module):
 
 # %% ../nbs/13_nets.ipynb #4af7cc53
 #| code-fold: true
-blocks = dict(residual=ResBlock)            # those that a saved network calls by a name
+blocks:dict = dict(residual=ResBlock)       # those that a saved network calls by a name
 named.maps.append(blocks)
 
 # %% ../nbs/13_nets.ipynb #550eb241
