@@ -422,7 +422,7 @@ class EncoderUNet(Encoder):
         "A logit for each class."
         return self.out(self.encode(self.enter(z), self.embed(lam))[0]).float()
 
-# %% ../nbs/13_nets.ipynb #86e6b752
+# %% ../nbs/13_nets.ipynb #7606647a
 #| code-fold: true
 def unet_digits(
     n_classes:int=10,  # classes; n is null
@@ -436,12 +436,13 @@ def unet_digits(
 def unet_small(
     n_classes:int=62,   # classes; n is null
     in_channels:int=3,  # channels of an image
-    image_size=32,      # pixels, or (height, width): multiples of 4, from 64 on of 8
+    # pixels, or (height, width): multiples of 4, from 64 on of 8, or 6, 10, 14
+    image_size=32,
     **kwargs,           # for `UNet`
 )->UNet:
     "For a CPU: 32 channels, then 64, 96, from 64 pixels on 128; attention up to 8×8."
     side = min(_sides(image_size))
-    mult = (1,2,3,4) if side >= 64 else (1,2,3)
+    mult = (1,2,3,4) if side >= 64 else (1,2) if side in (6, 10, 14) else (1,2,3)
     attn = tuple(s for i in range(len(mult)) if (s := side >> i) <= 8)
     sizes:dict = dict(channel_mult=mult, attn_sizes=attn, head_channels=32)
     return UNet(image_size, in_channels, 32, n_classes=n_classes, **sizes | kwargs)
@@ -449,13 +450,15 @@ def unet_small(
 def unet_32(
     n_classes:int=10,   # classes; n is null
     in_channels:int=3,  # channels of an image
-    image_size=32,      # pixels, or (height, width): multiples of 4, such as MNIST's 28
+    # pixels, or (height, width): multiples of 4, as MNIST's 28, or 6, 10, 14
+    image_size=32,
     **kwargs,           # for `UNet`
 )->UNet:
     "For about 32×32: 64 channels, then 128, then 128; attention from half size down."
     side = min(_sides(image_size))
-    attn = (side//2, side//4)
-    sizes:dict = dict(num_res_blocks=2, channel_mult=(1,2,2), attn_sizes=attn, dropout=.1)
+    mult = (1,2) if side in (6, 10, 14) else (1,2,2)
+    attn = (side//2, side//4)[:len(mult)-1]
+    sizes:dict = dict(num_res_blocks=2, channel_mult=mult, attn_sizes=attn, dropout=.1)
     return UNet(image_size, in_channels, 64, n_classes=n_classes, **sizes | kwargs)
 
 def unet_64(

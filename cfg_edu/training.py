@@ -110,7 +110,7 @@ class EMA(Callback):
     def after_validate(self): self._swap(False)
     before_train = after_validate           # in a plain `Learner` it may not be called
 
-# %% ../nbs/14_training.ipynb #d500ce57
+# %% ../nbs/14_training.ipynb #8772d651
 #| code-fold: true
 def per_step(
     learn,  # a `Learner`
@@ -144,8 +144,10 @@ class SampleGrid(Callback):
         i, n, shape = self.train_iter, len(self.dls.train), self.learn.diffuse.shape
         if rank_distrib() or i in (0, self.drawn) or i//n%self.every: return
         y = self.asked_for(self.n if len(shape) == 3 else 100*self.n)
-        self.drawn, model = i, CFG(self.learn.ema.avg, self.w)
-        self.show(sample(model, (len(y), *shape), y, clip=self.clip).cpu(), y)
+        self.drawn, model = i, self.learn.ema.avg
+        if low := getattr(self.learn, 'low_res', None): model = low.given(model, y)
+        x = sample(CFG(model, self.w), (len(y), *shape), y, clip=self.clip)
+        self.show(x.cpu(), y)
 
     def asked_for(self,
         n:int,  # samples of each

@@ -330,3 +330,9 @@ def test_another_block_of_ones_own():
         def forward(self, x, emb): return 2*super().forward(x, emb)
     net = UNet(8, 1, 16, n_classes=3, head_channels=16, block=Doubled)
     assert all(isinstance(m, Doubled) for m in net.modules() if isinstance(m, ResBlock))
+
+@pytest.mark.parametrize('name', ['unet_small', 'unet_32'])
+@pytest.mark.parametrize('side', [6, 10, 14])
+def test_small_even_sizes_have_two_levels(name, side):
+    net = net_for(name, 3, (1, side, side))
+    with torch.no_grad(): assert net.sizes == [side, side//2] and net(torch.zeros(1, 1, side, side), torch.zeros(1)).shape == (1, 1, side, side)
