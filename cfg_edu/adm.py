@@ -57,8 +57,16 @@ def load_weights(
     net.load_state_dict({k: v.contiguous() for k, v in cut.items()}, assign=True)
     return net.eval()
 
-# %% ../nbs/32_adm.ipynb #b8b3c758
+# %% ../nbs/32_adm.ipynb #c690f699
 #| code-fold: true
+_files = {    # ADM's, by their number of tensors and the channels that come in
+    (541, 3): '64x64_diffusion.pt', (307, 3): '64x64_classifier.pt',
+    (493, 3): '128x128_diffusion.pt', (221, 3): '128x128_classifier.pt',
+    (567, 3): '256x256_diffusion.pt', (249, 3): '256x256_classifier.pt',
+    (566, 3): '256x256_diffusion_uncond.pt', (567, 6): '64_256_upsampler.pt',
+    (645, 3): '512x512_diffusion.pt', (281, 3): '512x512_classifier.pt',
+    (537, 6): '128_512_upsampler.pt'}
+
 def _tensors(path, want):
     "The dict of tensors in a file, if it has the names and shapes of `want`"
     if not path.is_file():
@@ -73,6 +81,9 @@ def _tensors(path, want):
         raise ValueError(f"{path} {what}") from e
     kind = type(file).__name__
     need(isinstance(file, dict), f"{path} must hold a dict of tensors, got a {kind}")
+    first = getattr(file.get('input_blocks.0.0.weight'), 'shape', ())
+    kind = _files.get((len(file), *first[1:2]))
+    like = f", it looks like ADM's {kind}" if kind else ''
     for k in [*want, *file]:
         v = file.get(k)
         floats = isinstance(v, Tensor) and v.is_floating_point()
@@ -81,28 +92,31 @@ def _tensors(path, want):
                f"tensor {k!r} must be floating-point" if not floats else
                f"tensor {k!r} must have shape {tuple(want[k].shape)}, got {tuple(v.shape)}"
                if v.shape != want[k].shape else None)
-        need(not why, f"{path} does not fit the network: {why}")
+        need(not why, f"{path} does not fit the network{like}: {why}")
     return file
 
-# %% ../nbs/32_adm.ipynb #8af572c1
+# %% ../nbs/32_adm.ipynb #c9983202
 def load_adm(
-    path,                 # ADM's `64x64_diffusion.pt`
-    qkv_order:str='new',  # see `AttentionBlock`; the published weights are 'new'
-)->Denoiser:              # of `adm64(clock='adm')`, the variance cut off
-    """ADM's U-Net for ImageNet 64×64 with trained weights; null was never trained.
+    path,              # ADM's `64x64_diffusion.pt`, or another that `make` fits
+    make=adm64,        # `make(out_channels=…)`, the network
+    clock:str='adm',   # that it was trained with, a name in `clocks`
+    **kwargs,          # for `make`, such as a `qkv_order`
+)->Denoiser:           # of that network, the variance cut off
+    """ADM's U-Net with trained weights; null was never trained.
     Classes in the order of sorted WordNet ids. Raises as `load_weights` does."""
     with torch.device('meta'):
-        net, whole = [adm64(out_channels=c, qkv_order=qkv_order, clock='adm')
-                      for c in (3, 6)]
+        net, whole = [make(out_channels=c, clock=clock, **kwargs) for c in (3, 6)]
     return Denoiser(load_weights(net, path, whole), 'eps').eval()
 
 def load_adm_classifier(
-    path,                    # ADM's `64x64_classifier.pt`
-    qkv_order:str='legacy',  # of the blocks; the published weights are 'legacy'
-)->EncoderUNet:              # `net(z, lam) -> (b, 1000)` logits
-    """ADM's classifier of noisy 64×64 images with trained weights.
+    path,                   # ADM's `64x64_classifier.pt`, or another that `make` fits
+    make=adm64_classifier,  # the network
+    clock:str='adm',        # that it was trained with, a name in `clocks`
+    **kwargs,               # for `make`, such as a `qkv_order`
+)->EncoderUNet:             # `net(z, lam) -> (b, 1000)` logits
+    """ADM's classifier of noisy images with trained weights.
     Classes in the order of sorted WordNet ids. Raises as `load_weights` does."""
     with torch.device('meta'):
-        net = adm64_classifier(qkv_order=qkv_order, clock='adm')
+        net = make(clock=clock, **kwargs)
     load_weights(net, path)
     return net

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cfg_prepare', 'Plan', 'cfg_train', 'cfg_sample', 'in_turn', 'Jury', 'cfg_evaluate', 'cfg_tradeoff']
 
-# %% ../nbs/41_cli.ipynb #8ab473a7
+# %% ../nbs/41_cli.ipynb #d2c231ad
 import atexit, json, math, matplotlib.pyplot as plt, numpy as np, os, sys, time, torch
 import warnings
 from argparse import ArgumentParser
@@ -31,6 +31,7 @@ from .pictures import prepare
 from .adm import load_adm
 from .variants import recompute
 from .processes import Deal, HalfPrecision
+from .upsampling import LowRes, shrink, smaller
 from .runs import alone, first, network, read_rows, Run, Sampling, write_rows
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
@@ -103,7 +104,7 @@ def cfg_prepare(
     _say(f"{folder}: {what}, {m.n_train:,} to train on")
     return folder
 
-# %% ../nbs/41_cli.ipynb #11641f23
+# %% ../nbs/41_cli.ipynb #24789f4f
 #| code-fold: true
 class Plan(AttrDict):
     """The settings of a training: what was asked, else the data's, else the network's.
@@ -133,6 +134,9 @@ class Plan(AttrDict):
             need(start.get(k, s[k]) == s[k], f"{k} must be {start.get(k)!r} "
                  f"with init {s.init!r}, got {s[k]!r}")
         need(s.init == 'adm' or not s.weights, f"weights {s.weights!r} are for init adm")
+        need(s.init != 'adm' or not s.up, "up must be left out with init adm")
+        need(s.up or not s.disturb, "disturb is for an upsampler: give up, the size "
+             "of its small images")
         n = PartialState().num_processes
         micro = s.micro or max(1, s.bs//n)
         fits = f"bs must be a multiple of micro × processes, {micro} × {n}, got {s.bs}"
@@ -163,6 +167,9 @@ class Plan(AttrDict):
         Raises ValueError where `init` does not fit the data."""
         c = {k: self[k] for k in self if k not in self.local}
         shape = list(dls.train_ds.tensors[0].shape[1:])
+        if self.up:
+            need(len(shape) == 3, f"up is for images, the data is of shape {shape}")
+            shrink(torch.empty(1, *shape), self.up)         # its door
         c.update(shape=shape, n_classes=dls.c, data_fingerprint=_known(dls),
                  classes=fingerprint(*map(str, dls.vocab or ())))
         own = dict(cond='vector' if dls.vocab is None else None,
@@ -191,7 +198,7 @@ class Plan(AttrDict):
         c,  # the configuration, to which it adds the fingerprint of the weights
     ):      # a network
         "The averaged one of an earlier run. Raises ValueError for other classes."
-        was, keys = {'classes': c['classes'], **self.before()}, 'shape n_classes cond classes'
+        was, keys = {'classes': c['classes'], **self.before()}, 'shape n_classes cond classes up disturb'
         off = ' and '.join(k for k in keys.split() if was.get(k) != c.get(k))
         need(not off, f"init {self.init!r} was trained on other data: its {off} differ")
         net = Run(self.init).model(device='cpu').net
@@ -206,6 +213,7 @@ class Plan(AttrDict):
         s, clip = self, (-1., 1.) if len(net.shape) == 3 else None
         grid = SampleGrid(max(1, s.epochs//10), clip=clip, folder=Path(s.out)/'samples')
         cbs = [GradientClip(s.grad_clip), Deal(), grid]
+        cbs += [LowRes(s.up, s.disturb)]*bool(s.up)
         cbs += [ChannelsLast()]*s.channels_last
         cbs += [GradientAccumulation(s.bs)]*(s.at_once < s.bs)
         if s.precision != 'fp32': cbs.append(HalfPrecision(s.precision))
@@ -244,21 +252,27 @@ def _known(dls):
     "The fingerprint of the training data"
     return getattr(dls.train_ds, 'fingerprint', None) or fingerprint(*dls.train_ds.tensors)
 
-def _loaders(data, path, **kwargs):
-    "The rung, which is read once"
+def _loaders(data, path, size=None, **kwargs):
+    "The rung, which is read once, perhaps with smaller images"
     make = find(rungs, data, 'data').make
     made = 'path' not in signature(make).parameters
     need(path is None or not made,
          f"path is for data that is not made here, {data!r} is")
-    return make(**kwargs) if path is None else make(path=path, **kwargs)
+    dls = make(**kwargs) if path is None else make(path=path, **kwargs)
+    return smaller(dls, size) if size else dls
 
-# %% ../nbs/41_cli.ipynb #8bd86a7c
+# %% ../nbs/41_cli.ipynb #514ab73a
 @_command
 def cfg_train(
     # digits, glyphs32, moons, cifar10, imagenet64, images (yours), … or a dotted path
     data='digits',
     out:str=None,  # run folder; default runs/DATA
     path:str=None, # folder or file of data that is not made here
+    size:int=None, # pixels: images are area-downsampled to it; default: as they are
+    # train an upsampler, which is given images of so many pixels beside z
+    up:int=None,
+    # noise or blur: what disturbs those, by a level that the network is told
+    disturb:str=None,
     # mlp, unet_digits, unet_small, unet_32, unet_64, adm64, dotted path; default: data's
     net:str=None,
     # start from the averaged weights of a run folder; or adm: from ADM's network
@@ -292,7 +306,7 @@ def cfg_train(
     """Train one network with and without labels; run it again to continue.
     Raises ValueError for a bad argument or a folder of another configuration."""
     s = Plan(**locals())
-    s.fit(_loaders(data, path, seed=seed, bs=s.at_once))
+    s.fit(_loaders(data, path, size, seed=seed, bs=s.at_once))
     return Path(s.out)
 
 # %% ../nbs/41_cli.ipynb #20568aea
@@ -307,7 +321,7 @@ def _odd(command, **given):
     plain = signature(command).parameters
     return {k: v for k, v in given.items() if v != plain[k].default}
 
-# %% ../nbs/41_cli.ipynb #3914846e
+# %% ../nbs/41_cli.ipynb #1470aecd
 @_command
 @delegates(Sampling)
 def cfg_sample(
@@ -329,9 +343,9 @@ def cfg_sample(
     labels = how.asks(n, y)
     told = y if isinstance(y, (str, int, float)) else fingerprint(labels)
     of = '' if y is None else '_y' + ''.join(str(told).split())
-    odd = _odd(cfg_sample, n=n, **{**how.asked, 'seed': 0}).items()
+    odd = _odd(cfg_sample, n=n, **{**how.asked, 'seed': 0, 'up': None}).items()
     of += f'_seed{how.seed}' + ''.join(f'_{k}={o}' for k, o in odd)
-    out = Path(out or f'{run}/samples_w{w:.15g}{of}.npz')
+    out = Path(out or how.home.path/f'samples_w{w:.15g}{of}.npz')
     need(out.suffix == '.npz', f"out must end in .npz, got {out.name!r}")
     key, png = how.key(w, labels), out.with_suffix('.png')
     for f in (out, png):
@@ -472,7 +486,7 @@ def _images(path):
         raise ValueError(f"{path} must hold uint8 images (n, h, w, c) as arr_0 "
                          f"({e})") from None
 
-# %% ../nbs/41_cli.ipynb #43f54ddd
+# %% ../nbs/41_cli.ipynb #1d4d5aeb
 @_command
 @delegates(Jury)
 def cfg_evaluate(
@@ -494,17 +508,18 @@ def cfg_evaluate(
         jury.n, shape, made = len(x), x.shape[1:], nullcontext(x)
     else:
         note = dict(jury.asked, bits=jury.precision)
-        c, w, folder = jury.of(Run(run)).config, w or 0., run
+        jury.of(Run(run))
+        c, w, folder = jury.home.config, w or 0., jury.home.path
         need(data in (None, c['data']),
              f"data must be {c['data']!r}, as in {run}, got {data!r}")
         data, shape, made = c['data'], jury.shape, None
         jury.guided(w)
     need(not (jury.stats and jury.path), "path must be left out: stats stand in for images")
-    dls = None if jury.stats else _loaders(data, jury.path, seed=c.get('seed', 0), bs=1)
+    dls = None if jury.stats else _loaders(data, jury.path, c.get('size'), seed=c.get('seed', 0), bs=1)
     if made is None:
         y = jury.as_real(dls)
         jury.warn(w, y=y)
-        made = jury.samples(run, w, y)
+        made = jury.samples(folder, w, y)
         note.update(balanced=jury.balanced)
     jury.meet(data, dls, shape)
     with made as x: row = first(jury.row, w, x, y)
@@ -522,7 +537,7 @@ def _weights(text):
     if text is None: return [r['w'] for r in paper_table]
     return [CFG(None, w).w for w in dict.fromkeys(numbers(str(text), 'ws'))]
 
-# %% ../nbs/41_cli.ipynb #3ee6a8d3
+# %% ../nbs/41_cli.ipynb #64b09db7
 @patch
 def sweep(self:Jury,
     folder,  # of a run
@@ -559,28 +574,34 @@ def cfg_tradeoff(
     start, ws, jury = time.perf_counter(), _weights(ws), Jury(**kwargs)
     run = Run(out or f'runs/{data}')
     own = {k: kwargs[k] for k in ('path', 'net', 'precision', 'seed') if k in kwargs}
+    need(run.finished or not jury.up, f"out {str(run.path)!r} must be trained before "
+         "upsamplers stand on it")
     c = run.config if run.finished else Plan(data=data, out=out, steps=steps, **own)
     steps = Plan.whole(steps, c['every'])['steps'] if steps else c['steps']
     if run.finished: first(run.claim, dict(data=data, steps=steps))
-    dls = _loaders(data, jury.path, seed=c['seed'], bs=c.get('at_once', 1))
+    home = jury.of(run).home if run.finished else run       # whose images are judged
+    size = (home.config if run.finished else c).get('size')
+    dls = _loaders(data, jury.path, size, seed=c['seed'], bs=c.get('at_once', 1))
     jury.meet(data, dls, dls.train_ds.tensors[0].shape[1:])
-    if run.finished: first(run.claim, dict(data_fingerprint=_known(dls)))
-    else: c.fit(dls)
-    y = jury.of(run).as_real(dls)
+    if run.finished: first(home.claim, dict(data_fingerprint=_known(dls)))
+    else:
+        c.fit(dls)
+        jury.of(run)
+    y = jury.as_real(dls)
     jury.warn(*ws, y=y)
     stats = jury.stats and Path(jury.stats).name
     told = dict(bs=None, n=jury.n, judge=jury.judge, stats=stats, network=jury.id)
     if jury.model.null: told['balanced'] = jury.balanced
-    with alone(run.path):
-        first(run.claim, {**jury.asked, **told}, 'tradeoff.json', 'a sweep')
-        rows = jury.sweep(run.path, ws, y)
+    with alone(home.path):
+        first(home.claim, {**jury.asked, **told}, 'tradeoff.json', 'a sweep')
+        rows = jury.sweep(home.path, ws, y)
     if rank_distrib(): return
     ax = show_tradeoff(rows, label=f'{data}, {steps} steps', floor=jury.floor)
     if data == 'imagenet64': show_tradeoff(paper_table, ax=ax, label='the paper')
-    _save(ax, run.path/'tradeoff.png')
+    _save(ax, home.path/'tradeoff.png')
     best, top = min(rows, key=lambda r: r['fid']), max(rows, key=lambda r: r['isc'])
     said = 'best FID {fid:.3f} at w = {w:g}, best IS '.format(**best)
     _say(said + '{isc:.3f} at w = {w:g}'.format(**top))
     took = f'{len(rows)} grids; {time.perf_counter()-start:.0f} s'
-    _say(f'{run.path}: tradeoff.csv, tradeoff.png, {took}')
+    _say(f'{home.path}: tradeoff.csv, tradeoff.png, {took}')
     return rows

@@ -106,7 +106,7 @@ class Told(nn.Module, PyTorchModelHubMixin):
             return next((k for k, v in named.items() if v is o),
                         getattr(o, '__name__', repr(o)))
         def part(name):                                      # and back
-            tables = '`conditions` or `norms`'
+            tables = '`conditions`, `norms` or `blocks`'
             need(name in named, f"{name!r} must be an entry of {tables} to load this network")
             return named[name]
         coders = {Callable: (name, part)}

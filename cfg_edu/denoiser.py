@@ -99,7 +99,7 @@ class Wrapper(nn.Module):
         plain = int, float, str
         return ', '.join(f'{k}={v}' for k, v in vars(self).items() if type(v) in plain)
 
-# %% ../nbs/04_denoiser.ipynb #3da210ea
+# %% ../nbs/04_denoiser.ipynb #d954f205
 class Denoiser(Wrapper):
     """A network as a model: its output turned into ε, in float32 or better.
     Raises ValueError for an unknown `predicts`."""
@@ -119,9 +119,10 @@ class Denoiser(Wrapper):
         z:Tensor,    # (b, …) noisy data
         lam:Tensor,  # (b,) log-SNR, nats
         y=None,      # what the network is told; None: nothing
+        *more,       # what else it is given, as an upsampler a small image
     )->Tensor:       # (b, …) ε
         "ε of the contract, from one call of the network."
-        return self._eps(z, lam, self._ask(self.net, z, lam, y))
+        return self._eps(z, lam, self._ask(self.net, z, lam, y, *more))
 
     def pair(self,
         z:Tensor,    # (b, …) noisy data
@@ -132,9 +133,9 @@ class Denoiser(Wrapper):
         outs = self._ask(partial(both, self.net), z, lam, y)
         return tuple(self._eps(z, lam, out) for out in outs)
 
-    def _ask(self, net, z, lam, y):
-        if self.amp_dtype is None: return net(z, lam, y)
-        with torch.autocast(z.device.type, self.amp_dtype): return net(z, lam, y)
+    def _ask(self, net, *given):
+        if self.amp_dtype is None: return net(*given)
+        with torch.autocast(given[0].device.type, self.amp_dtype): return net(*given)
 
     def _eps(self, z, lam, out):
         out = out.to(torch.promote_types(out.dtype, lam.dtype))

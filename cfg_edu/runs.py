@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['Run', 'read_rows', 'write_rows', 'network', 'first', 'alone', 'Checkpoint', 'Sampling']
 
-# %% ../nbs/40_runs.ipynb #acc5d84f
+# %% ../nbs/40_runs.ipynb #c89dcac2
 import fastai, numpy as np, pandas as pd, platform, shutil, torch, warnings
 from contextlib import contextmanager, ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 from .doors import find, need, numbers
@@ -15,15 +16,16 @@ from .files import fingerprint, guarded, read_json, replacing, write_json
 from .schedule import Schedule
 from .denoiser import Denoiser
 from .guidance import rules
-from .sampling import sample, samplers
+from .sampling import samplers
 from .conditions import conditions
 from .nets import net_for, presets
 from .training import per_step, SampleGrid
 from .metrics import to_uint8
 from .processes import rng_state, set_rng_state
+from .upsampling import Part, Stack
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
-from fastai.basics import Callback, get_model, Learner, num_distrib, patch
+from fastai.basics import Callback, get_model, L, Learner, num_distrib, patch
 from fastai.callback.schedule import combined_cos, ParamScheduler
 from safetensors import safe_open
 from safetensors.torch import save as to_safetensors
@@ -87,7 +89,7 @@ def write_rows(
     "A table, whole or not at all."
     with replacing(path) as f: pd.DataFrame(rows).to_csv(f, index=False)
 
-# %% ../nbs/40_runs.ipynb #f95c1f2f
+# %% ../nbs/40_runs.ipynb #cf03179e
 #| code-fold: true
 def network(
     config:dict,  # net, n_classes, shape, perhaps clock and cond
@@ -95,6 +97,8 @@ def network(
     "The network that a configuration describes."
     own = {k: conditions.get(config[k], config[k])      # a clock's name stays one
            for k in ('clock', 'cond') if k in config}
+    if side := config.get('up'):                        # it sees small images too
+        own['beside'] = config['shape'][0] + bool(config['disturb']), side, side
     name = config['net']            # a path that a file names is not followed
     need(name in presets, f"net {name!r} must be known: give its dotted path as net")
     return net_for(name, config['n_classes'], tuple(config['shape']), **own)
@@ -272,7 +276,7 @@ def fit_resumable(self:Learner,
                                    mom=at(mom)))
         self.fit(n_epoch-len(kept.rows), cbs=[plan, kept])
 
-# %% ../nbs/40_runs.ipynb #00253ab3
+# %% ../nbs/40_runs.ipynb #f1e73b0a
 class Sampling:
     "How a run is sampled. Raises ValueError for what cannot be, before any work."
     dtypes = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
@@ -286,8 +290,17 @@ class Sampling:
         bs:int=None,       # samples a batch, at most; default: 500, or 50 of 64×64
         precision='fp32',  # of the network: fp32, bf16 or fp16
         net:str=None,      # dotted path of the run's network, if it is none of ours
+        # upsamplers on top of the run: their folders, from small to large, as in a,b
+        up:str=None,
+        up_w=0.,           # guidance weight in the upsamplers
+        up_steps:int=None, # calls of each upsampler; default: n_steps
+        level=0.,          # how much the small images are disturbed, 0 to 1
     ):
-        self.asked = {k: o for k, o in locals().items() if k not in ('self', 'net')}
+        own = 'rule sampler n_steps v seed bs precision'.split()
+        own += 'up up_w up_steps level'.split()*bool(up)
+        self.asked = {k: o for k, o in locals().items() if k in own}
+        need(up or not (up_w or up_steps or level),
+             "up must be given with up_w, up_steps and level")
         if net: find(presets, net, 'net')
         find(rules, rule, 'rule')
         make = find(samplers, sampler, 'sampler')
@@ -298,18 +311,22 @@ class Sampling:
         need(bs is None or bs >= 1, f"bs must be at least 1, got {bs}")
         need(precision in self.dtypes,
              f"precision must be fp32, bf16 or fp16, got {precision!r}")
-        vars(self).update(self.asked, net=net)
+        vars(self).update(self.asked, net=net, up=up)
 
     def of(self,
         run:Run,  # a finished one
     ):            # self
-        "Loads the network."
-        self.model, self.config = run.model(), (c := run.config)
-        need(self.net in (None, c['net']), f"net must be {c['net']!r}, got {self.net!r}")
-        self.model.amp_dtype = self.dtypes[self.precision]
-        sched, self.shape = Schedule(c['lam_min'], c['lam_max']), tuple(c['shape'])
-        self.steps = samplers[self.sampler](v=self.v, sched=sched)
-        self.id = fingerprint(*self.model.state_dict().values())
+        "Loads the network, and those on top. Raises ValueError where they do not fit."
+        self.runs = [run, *map(Run, self.up.split(',') if self.up else ())]
+        self.models = [r.model() for r in self.runs]
+        self.config, self.home = run.config, self.runs[-1]
+        own, self.shape = self.config['net'], tuple(self.home.config['shape'])
+        need(self.net in (None, own), f"net must be {own!r}, got {self.net!r}")
+        for small, r in zip([None, *self.runs], self.runs): self.fits(small, r)
+        for m in self.models: m.amp_dtype = self.dtypes[self.precision]
+        self.model = self.models[0]
+        ids = [fingerprint(*m.state_dict().values()) for m in self.models]
+        self.id = fingerprint(*ids) if self.up else ids[0]
         return self
 
     def asks(self,
@@ -326,8 +343,22 @@ class Sampling:
 
     def guided(self,
         w:float,  # guidance weight
-    ):            # the model that is sampled
-        return find(rules, self.rule, 'rule')(self.model, w)
+    )->Stack:     # of one part, or with upsamplers of several
+        "What is sampled."
+        rule, parts = find(rules, self.rule, 'rule'), L()
+        for m, r in zip(self.models, self.runs):
+            c = r.config
+            sched, guide = Schedule(c['lam_min'], c['lam_max']), partial(rule, w=w)
+            how = dict(n_steps=self.n_steps, progress=True)
+            how['sampler'] = samplers[self.sampler](v=self.v, sched=sched)
+            how['clip'] = (-1., 1.) if len(c['shape']) == 3 else None
+            if parts:
+                guide = partial(rule, w=self.up_w)
+                how.update(n_steps=self.up_steps or self.n_steps)
+                how.update(disturb=c.get('disturb'), level=self.level)
+            guide(m)                                        # a weight that cannot be
+            parts.append(Part(m, tuple(c['shape']), guide, **how))
+        return Stack(parts)
 
     def batch(self,
         i:int,   # number of its first sample
@@ -336,14 +367,32 @@ class Sampling:
         y,       # (n, …) what is asked for in each of the run's samples
     ):           # (b, c, h, w) uint8 images or (b, d) float32 points
         "One batch, always a full one: what is beyond the last sample is cut off."
-        asked, pixels = y[torch.arange(i, i+bs)%len(y)], len(self.shape) == 3
-        how = dict(n_steps=self.n_steps, seed=self.seed+i, progress=True)
-        how['clip'] = (-1., 1.) if pixels else None         # points have no range
-        x = sample(self.guided(w), (bs, *self.shape), asked, self.steps, **how)
-        return (to_uint8(x) if pixels else x.cpu())[:len(y)-i]
+        asked = y[torch.arange(i, i+bs)%len(y)]
+        x = self.guided(w).sample(bs, asked, seed=self.seed+i)
+        return (to_uint8(x) if x.ndim == 4 else x.cpu())[:len(y)-i]
 
-# %% ../nbs/40_runs.ipynb #318712b8
+# %% ../nbs/40_runs.ipynb #82a5eaee
 #| code-fold: true
+@patch
+def fits(self:Sampling,
+    small,   # the run below; None: there is none
+    run:Run, # finished
+):
+    "Raises ValueError where `run` cannot stand on top of `small`."
+    c, of = run.config, small and small.config
+    name, known = str(run.path), 'data n_classes classes cond'
+    if not small:
+        return need(not c.get('up'), f"run {name!r} is an upsampler: give it as up, "
+                    "and a run that makes its small images first")
+    side, got = c.get('up'), of['shape'][1:]
+    need([side]*2 == got, f"up {name!r} must enlarge the images {got} of {small.path}, "
+         f"it enlarges {side and [side]*2}")
+    off = ' and '.join(k for k in known.split() if c.get(k) != of.get(k))
+    need(not off, f"up {name!r} must be trained on the data of {small.path}: "
+         f"its {off} differ")
+    need(c.get('disturb') or not self.level,
+         f"level must be 0: {name!r} was trained without disturb")
+
 @patch
 def key(self:Sampling,
     w:float, # guidance weight

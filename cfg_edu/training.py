@@ -49,7 +49,7 @@ class DropLabel(Callback):
     def before_batch(self):
         self.learn.yb = self.cond.hide(*self.yb, self.p),
 
-# %% ../nbs/14_training.ipynb #859fcde0
+# %% ../nbs/14_training.ipynb #98a33b61
 class Diffuse(Callback):
     "(x, y) becomes the input (z, λ, y) and the target ε (Ho & Salimans, Eq. 5)."
     order = 9                               # fastai's 16 bits have 10
@@ -65,12 +65,12 @@ class Diffuse(Callback):
     before_train = after_validate           # in a plain `Learner` it may not be called
 
     def before_batch(self):
-        (x,), (y,) = self.xb, self.yb or (None,)
+        (x, *more), (y,) = self.xb, self.yb or (None,)
         x, self.shape = data.to_unit(x).float(), x.shape[1:]
         lam = self.sched.draw(len(x), x.device, self.gen)
         noise = torch.randn(x.shape, device=x.device, generator=self.gen)
         z, eps = diffuse(x, lam, noise)
-        self.learn.xb, self.learn.yb = (z, lam, y), (eps,)
+        self.learn.xb, self.learn.yb = (z, lam, y, *more), (eps,)
 
 # %% ../nbs/14_training.ipynb #bca9dfe7
 class EMA(Callback):
@@ -110,7 +110,7 @@ class EMA(Callback):
     def after_validate(self): self._swap(False)
     before_train = after_validate           # in a plain `Learner` it may not be called
 
-# %% ../nbs/14_training.ipynb #d500ce57
+# %% ../nbs/14_training.ipynb #8772d651
 #| code-fold: true
 def per_step(
     learn,  # a `Learner`
@@ -144,8 +144,10 @@ class SampleGrid(Callback):
         i, n, shape = self.train_iter, len(self.dls.train), self.learn.diffuse.shape
         if rank_distrib() or i in (0, self.drawn) or i//n%self.every: return
         y = self.asked_for(self.n if len(shape) == 3 else 100*self.n)
-        self.drawn, model = i, CFG(self.learn.ema.avg, self.w)
-        self.show(sample(model, (len(y), *shape), y, clip=self.clip).cpu(), y)
+        self.drawn, model = i, self.learn.ema.avg
+        if low := getattr(self.learn, 'low_res', None): model = low.given(model, y)
+        x = sample(CFG(model, self.w), (len(y), *shape), y, clip=self.clip)
+        self.show(x.cpu(), y)
 
     def asked_for(self,
         n:int,  # samples of each

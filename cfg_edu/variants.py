@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from .doors import need
 from .nets import Float32, Stage, UNet
 
-# %% ../nbs/33_variants.ipynb #9bf90d67
+# %% ../nbs/33_variants.ipynb #e523f8dd
 class LateUNet(UNet):
     """A U-Net that is told the class late, and whose way back may be shorter.
     Raises ValueError for `late` or `up_blocks` out of range, or as `UNet` does."""
@@ -46,14 +46,12 @@ class LateUNet(UNet):
         "All stages in order: down, the bottom, up."
         return [*self.input_blocks, self.middle_block, *self.output_blocks]
 
-    def _through(self, z, lam, y, twice=False):
+    def _through(self, z, lam, y, low=None, twice=False):
         "The output told y; or that and the one told nothing, one below the other"
-        got = tuple(z.shape[1:])
-        need(got == self.shape,
-             f"z must be images of shape {self.shape}, got {got}")
+        x = self.enter(z, low)
         plain, told = self.embed(lam), self.embed(lam, y)
         if twice: told = torch.cat([told, plain])
-        h, hs, bottom = z.to(plain.dtype), [], len(self.input_blocks)
+        h, hs, bottom = x.to(plain.dtype), [], len(self.input_blocks)
         for i, stage in enumerate(self.stages()):
             skips = [hs[self.skips[i-bottom-1]]] if i > bottom else []
             glued = [o.repeat(len(h)//len(o), 1, 1, 1) for o in skips]  # one or two
@@ -64,9 +62,10 @@ class LateUNet(UNet):
         z:Tensor,    # (b, in_channels, height, width) noisy images
         lam:Tensor,  # (b,) log-SNR, nats
         y=None,      # what it is told, for classes (b,) int64; None: nothing
+        low=None,    # (b, *beside) an upsampler's small images
     )->Tensor:       # (b, out_channels, height, width), of z's dtype
         "The output, zero before training."
-        return self._through(z, lam, y)
+        return self._through(z, lam, y, low)
 
     def pair(self,
         z:Tensor,    # (b, in_channels, height, width) noisy images

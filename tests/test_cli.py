@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt, numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file
 from averages import Averages
-from cfg_edu import cli, runs, training
+from cfg_edu import cli, runs, training, upsampling
 from cfg_edu.data import data_dls, digits, Rung, rungs
 from cfg_edu.imagenet import imagenet_classes
 from cfg_edu.judges import get_judge
@@ -231,7 +231,7 @@ def test_samplers_walk_the_schedule_that_was_trained(here, top, monkeypatch):
     def spy(model, shape, y, sampler, n_steps, **kw):
         seen.append([round(o, 3) for o in sampler.grid(n_steps)[[0, -1]].tolist()])
         return sample(model, shape, y, sampler, n_steps, **kw)
-    monkeypatch.setattr(runs, 'sample', spy)
+    monkeypatch.setattr(upsampling, 'sample', spy)
     for s in ('ancestral', 'ddim', 'dpmpp_2m_sde'): cli.cfg_sample(top/'moons', n=4, n_steps=4, sampler=s, out=f'{s}.npz')
     assert seen == [[-5., 7.], [-5., 7.], [-5., 6.]]
 

@@ -3,7 +3,7 @@ import json, os, pickle, shutil, struct, sys, zipfile, zlib
 from functools import partial
 import numpy as np, pytest, torch
 from apart import attempt
-from cfg_edu import adm, cli, data, judges, metrics, nets, pictures, runs
+from cfg_edu import adm, adm256, cli, data, judges, metrics, nets, pictures, runs
 from cfg_edu.training import diffusion_learner
 
 pytestmark = pytest.mark.skipif(sys.platform != 'linux', reason='forks, and bounds memory')
@@ -69,7 +69,7 @@ def test_the_trap_works(canary):
     assert attempt(lambda: pickle.loads(evil), canary)[0] == 'RAN CODE'
 
 
-@pytest.mark.parametrize('f', [weights, adm.load_adm, adm.load_adm_classifier], ids=['weights', 'adm', 'classifier'])
+@pytest.mark.parametrize('f', [weights, adm.load_adm, adm.load_adm_classifier, adm256.load_adm_upsampler], ids=['weights', 'adm', 'classifier', 'upsampler'])
 @pytest.mark.parametrize('zipped', [False, True])
 def test_weights_with_code(tmp_path, canary, f, zipped):
     p = tmp_path/'weights.pt'

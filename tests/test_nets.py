@@ -172,7 +172,7 @@ def test_norm_is_saved_by_name(tmp_path, monkeypatch):
     UNet(**small, norm=Plain).save_pretrained(tmp_path/'a')
     UNet(**small, norm=lambda ch: nn.GroupNorm(1, ch)).save_pretrained(tmp_path/'b')
     for f in 'ab':
-        with pytest.raises(ValueError, match='must be an entry of `conditions` or `norms`'): UNet.from_pretrained(tmp_path/f)
+        with pytest.raises(ValueError, match='must be an entry of `conditions`, `norms` or `blocks`'): UNet.from_pretrained(tmp_path/f)
     monkeypatch.setitem(norms, 'plain', Plain)
     UNet(**small, norm=Plain).save_pretrained(tmp_path/'c')
     assert type(UNet.from_pretrained(tmp_path/'c').out[0]) is Plain
@@ -304,3 +304,35 @@ def test_presets_fit_their_images():
         for args, says in ((('unet', 10, (1, 8, 8)), 'name must be one of mlp, unet_digits, unet_small, unet_32, unet_64, adm64'), (('mlp', 10, ()), r'shape must be \(2,\) or \(c, h, w\)'),
                            (('unet_digits', 10, (1, 28, 28)), r'unet_digits takes shape \(1, 8, 8\), got data of shape \(1, 28, 28\)')):
             with pytest.raises(ValueError, match=says): net_for(*args)
+
+def test_a_small_image_beside_z_is_enlarged_and_glued_on():
+    net = shake(UNet(8, 1, 16, n_classes=3, head_channels=16, beside=(2, 4, 4)))
+    plain = UNet(8, 3, 16, 1, n_classes=3, head_channels=16).eval()                    # what is glued, given by hand
+    plain.load_state_dict(net.state_dict())
+    z, lam, y, low = torch.randn(4, 1, 8, 8), torch.linspace(-4, 4, 4), torch.arange(4), torch.randn(4, 2, 4, 4)
+    big = torch.nn.functional.interpolate(low, 8, mode='bilinear', align_corners=False)
+    with torch.no_grad(): assert torch.equal(net(z, lam, y, low), plain(torch.cat([z, big], 1), lam, y))
+    late = LateUNet(8, 1, 16, n_classes=3, head_channels=16, beside=(2, 4, 4), late=2).eval()
+    late.load_state_dict(net.state_dict())
+    with torch.no_grad(): assert torch.allclose(late(z, lam, None, low), net(z, lam, None, low), atol=1e-6)
+    for bad in (None, low[:,:1], low[...,1:]):
+        with pytest.raises(ValueError, match=r'must have shape \(2, 4, 4\)'): net(z, lam, y, bad)
+
+@pytest.mark.parametrize('heads', [1, 2, 4])
+def test_a_number_of_heads_for_every_width(heads):
+    net = UNet(8, 1, 16, n_classes=3, attn_sizes=(8, 4), heads=heads)
+    blocks = [m for m in net.modules() if isinstance(m, AttentionBlock)]
+    assert {m.heads for m in blocks} == {heads} and len({m.proj_out.in_channels for m in blocks}) == 2
+    with pytest.raises(ValueError, match='heads must divide'): UNet(8, 1, 16, heads=3)
+
+def test_another_block_of_ones_own():
+    class Doubled(ResBlock):
+        def forward(self, x, emb): return 2*super().forward(x, emb)
+    net = UNet(8, 1, 16, n_classes=3, head_channels=16, block=Doubled)
+    assert all(isinstance(m, Doubled) for m in net.modules() if isinstance(m, ResBlock))
+
+@pytest.mark.parametrize('name', ['unet_small', 'unet_32'])
+@pytest.mark.parametrize('side', [6, 10, 14])
+def test_small_even_sizes_have_two_levels(name, side):
+    net = net_for(name, 3, (1, side, side))
+    with torch.no_grad(): assert net.sizes == [side, side//2] and net(torch.zeros(1, 1, side, side), torch.zeros(1)).shape == (1, 1, side, side)

@@ -5,7 +5,7 @@ import numpy as np, pytest, torch
 from fastai.callback.core import Callback
 from fastai.callback.training import GradientAccumulation
 from safetensors.torch import load_file, save_file
-from cfg_edu import cli, runs
+from cfg_edu import cli, runs, upsampling
 from cfg_edu.data import rungs, toy_dls
 from cfg_edu.guidance import CFG, rules
 from cfg_edu.conditions import Vector
@@ -275,7 +275,7 @@ def made(run, folder, monkeypatch, n=50, world=1, calls=None, stop=None, **kwarg
             if len(calls) == stop: raise KeyboardInterrupt
             calls.append((seed, shape[0], len(y)))
         return sample(model, shape, y, *args, seed=seed, **kw)
-    monkeypatch.setattr(runs, 'sample', spy)
+    monkeypatch.setattr(upsampling, 'sample', spy)
     for i in range(world)[::-1]:
         monkeypatch.setattr(runs, 'PartialState', lambda i=i: Fake(i, world))
         monkeypatch.setattr(runs, 'broadcast_object_list', lambda o: o)
