@@ -50,7 +50,7 @@ def adm_upsampler(
     return UNet(size, 3, 192, out_channels, **_sizes | own | kwargs)
 
 # %% ../nbs/36_adm256.ipynb #c2116abc
-def linear_lams()->Tensor:  # (1000,) float64, from 9.21 at t = 0 to −10.12 at t = 999
+def linear_lams()->Tensor:  # (1000,) float64, falling from 9.21 to −10.12
     "λ of the 1000 steps of the linear schedule (Ho et al. 2020)."
     betas = torch.linspace(1e-4, .02, 1000, dtype=torch.float64, device='cpu')
     bar = (1-betas).cumprod(0)
