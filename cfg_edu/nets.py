@@ -166,7 +166,7 @@ class ResBlock(nn.Module):
 blocks:dict = dict(residual=ResBlock)       # those that a saved network calls by a name
 named.maps.append(blocks)
 
-# %% ../nbs/13_nets.ipynb #550eb241
+# %% ../nbs/13_nets.ipynb #a9b8b0c9
 class AttentionBlock(nn.Module):
     """x + self-attention over the pixels.
     Raises ValueError for an unknown order or heads that do not divide `ch`."""
@@ -175,17 +175,14 @@ class AttentionBlock(nn.Module):
         head_channels:int=64,  # channels of a head
         qkv_order:str='new',   # 'new': q, k, v, each cut into heads; or 'legacy'
         norm:Callable=GroupNorm32,  # `norm(channels)`
-        heads:int=None,        # how many, whatever their channels
+        heads:int=None,        # how many, however wide
     ):
         super().__init__()
         need(qkv_order in ('new', 'legacy'),
              f"qkv_order must be new or legacy, got {qkv_order!r}")
-        need(heads is None or heads > 0 and ch%heads == 0,
-             f"heads must divide the {ch} channels, got {heads}")
-        d = ch//heads if heads else head_channels
-        need(d > 0 and ch%d == 0,
-             f"head_channels must divide the {ch} channels, got {d}")
-        self.heads, self.qkv_order = ch//d, qkv_order
+        what, n = ('heads', heads) if heads else ('head_channels', head_channels)
+        need(n > 0 and ch%n == 0, f"{what} must divide the {ch} channels, got {n}")
+        self.heads, self.qkv_order = heads or ch//n, qkv_order
         self.norm, self.qkv = norm(ch), nn.Conv1d(ch, 3*ch, 1)
         self.proj_out = _zeroed(nn.Conv1d(ch, ch, 1))
 

@@ -1,11 +1,11 @@
 "ADM's upsamplers and 256×256 networks beyond their page: fingerprints, small networks against the original code, files of another stage, the linear clock."
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 import numpy as np
 import pytest, torch
 from shaken import shake, small
 from test_adm import error, formula, orders, stirred, table_of
-from cfg_edu.adm import adm_time, load_adm, load_adm_classifier
+from cfg_edu.adm import adm_lams, adm_time, load_adm, load_adm_classifier
 from cfg_edu.adm256 import Untold, adm256, adm256_classifier, adm_upsampler, linear_lams, linear_time, load_adm256, load_adm256_classifier, load_adm_upsampler
 from cfg_edu.classifier import classifier_logp
 from cfg_edu.conditions import Classes
@@ -13,6 +13,7 @@ from cfg_edu.denoiser import Denoiser
 from cfg_edu.guidance import CFG, ClassifierGuided
 from cfg_edu.nets import AttentionBlock, EncoderUNet, UNet, adm64, adm64_classifier, clocks
 from cfg_edu.sampling import sample
+from cfg_edu.upsampling import Part, Stack
 
 pytestmark = [pytest.mark.filterwarnings('ignore:.*torch.jit.script. is'), pytest.mark.usefixtures('no_grad')]
 
@@ -173,3 +174,16 @@ def test_untold(tmp_path):
     assert sample(pushed, (2, 1, 8, 8), 1, n_steps=2).isfinite().all()
     net.save_pretrained(tmp_path)
     assert torch.equal(UNet.from_pretrained(tmp_path).eval()(z, lam, ys), net(z, lam))
+
+
+def test_two_clocks_in_a_stack():
+    "Each part on its own schedule's levels: the same as by hand, one after the other"
+    base = Denoiser(shake(UNet(**small, clock='adm')), 'eps')
+    up = Denoiser(shake(UNet(**{**small, 'image_size': 16, 'attn_sizes': (8,)}, beside=(1, 8, 8), clock='adm_linear')), 'eps')
+    guide = partial(ClassifierGuided, logp=classifier_logp(shake(EncoderUNet(**small, clock='adm'))), w=1.)
+    each = [dict(lams=lams[[999, 600, 300, 0]], clip=(-1, 1)) for lams in (adm_lams(), linear_lams())]
+    stack = Stack([Part(base, (1, 8, 8), guide, **each[0]), Part(up, (1, 16, 16), **each[1])])
+    low, large = stack.sample(3, torch.arange(3), every=True)
+    torch.testing.assert_close(low, sample(guide(base), (3, 1, 8, 8), torch.arange(3), **each[0]), rtol=1e-5, atol=1e-5)
+    by_hand = sample(lambda z, lam, y: up(z, lam, y, low), (3, 1, 16, 16), torch.arange(3), seed=2**29, **each[1])
+    torch.testing.assert_close(large, by_hand, rtol=1e-5, atol=1e-5)
