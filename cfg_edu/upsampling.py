@@ -209,7 +209,7 @@ def rehearse(self:Stack,
         told = None if y is None else y[:1].to(device)
         part.given(one(small))(one(part.shape), one(()), told)
 
-# %% ../nbs/35_upsampling.ipynb #179d2dc5
+# %% ../nbs/35_upsampling.ipynb #fd51f7b1
 class LowRes(Callback):
     """The small image of each x is given beside z: an upsampler learns.
     Raises ValueError for a size that does not divide theirs, or a bad level."""
@@ -250,7 +250,8 @@ class LowRes(Callback):
             first = torch.searchsorted(ys[order], y)
             i = order[(first+turn).clamp(max=len(ys)-1)]
         x = to_unit(xs[i]).float().to(next(model.parameters()).device)
-        return Upsampling(model, self.of(x))
+        own = torch.Generator(x.device).manual_seed(0)      # training's is not touched
+        return Upsampling(model, self.of(x, own))
 
 # %% ../nbs/35_upsampling.ipynb #1730c124
 #| code-fold: true

@@ -1,7 +1,9 @@
 "Networks that enlarge images: what they are given, how they are trained, and stacks of them."
+import os, subprocess, sys
 from functools import partial
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
+from safetensors.torch import load_file
 from scipy.ndimage import gaussian_filter1d
 from shaken import shake
 from cfg_edu.cli import cfg_evaluate, cfg_sample, cfg_tradeoff, cfg_train
@@ -133,6 +135,10 @@ def test_a_picture_shows_held_out_images_of_the_class_asked_for():
     low.learn = diffusion_learner(digits_dls(device='cpu'), unet_digits(beside=(1, 4, 4)))
     y = torch.arange(10).repeat(2)
     given = low.given(low.learn.ema.avg or low.learn.model, y).low
+    noisy, before = LowRes(4, 'noise'), torch.get_rng_state()
+    noisy.learn = low.learn
+    first, again = (noisy.given(low.learn.model, y).low for _ in range(2))
+    assert torch.equal(first, again) and torch.equal(torch.get_rng_state(), before)             # one process of several draws pictures
     x, c = digits('valid')
     for k in range(10):
         first, second = (shrink(x[c == k][i:i+1], 4)[0] for i in (0, 1))
@@ -171,3 +177,14 @@ def test_folders_that_make_no_stack(runs):
                         ('w must be finite', lambda: cfg_sample(small, up=up, up_w=-3.)), ('its up and disturb differ', lambda: cfg_train('digits', out=str(folder/'q'), init=up, net='tiny', steps=4))):
         with pytest.raises((ValueError, FileNotFoundError), match=match): call()
     assert not (folder/'q').exists()
+
+def test_two_processes_train_an_upsampler_as_one_does(tmp_path):
+    "Noise on small images, and the pictures that one process draws of held-out ones, leave all in step"
+    how, script = dict(up=4, disturb='noise', steps=4, every=2, bs=64), tmp_path/'train.py'
+    cfg_train('digits', out=tmp_path/'1', **how)
+    script.write_text(f"import sys\nfrom cfg_edu.cli import cfg_train\nif __name__ == '__main__': cfg_train('digits', out=sys.argv[1], **{how})\n")
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'ACCELERATE_USE_CPU': 'true'}
+    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', str(script), str(tmp_path/'2')], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (load_file(tmp_path/f'{k}'/'model.safetensors') for k in (1, 2))
+    assert max((one[k]-two[k]).abs().max() for k in one) < 1e-4
