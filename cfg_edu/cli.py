@@ -104,7 +104,7 @@ def cfg_prepare(
     _say(f"{folder}: {what}, {m.n_train:,} to train on")
     return folder
 
-# %% ../nbs/41_cli.ipynb #24789f4f
+# %% ../nbs/41_cli.ipynb #14f38a35
 #| code-fold: true
 class Plan(AttrDict):
     """The settings of a training: what was asked, else the data's, else the network's.
@@ -124,7 +124,7 @@ class Plan(AttrDict):
         s.update({k: own.get(k) for k, v in s.items() if v is None})
         for k in ('steps', 'bs', 'lr', 'decay'):
             need(s[k] is not None, f"{k} must be given for net {s.net!r}")
-        for k in ('steps', 'bs', 'micro', 'every', 'warmup'):
+        for k in ('steps', 'bs', 'micro', 'every', 'warmup', 'size', 'up'):
             need(s[k] is None or s[k] >= 1, f"{k} must be at least 1, got {s[k]}")
         for k in ('lr', 'grad_clip'):
             need(0 < s[k] < math.inf, f"{k} must be above 0 and finite, got {s[k]}")
@@ -198,7 +198,8 @@ class Plan(AttrDict):
         c,  # the configuration, to which it adds the fingerprint of the weights
     ):      # a network
         "The averaged one of an earlier run. Raises ValueError for other classes."
-        was, keys = {'classes': c['classes'], **self.before()}, 'shape n_classes cond classes up disturb'
+        was = {'classes': c['classes'], **self.before()}
+        keys = 'shape n_classes cond classes up disturb'
         off = ' and '.join(k for k in keys.split() if was.get(k) != c.get(k))
         need(not off, f"init {self.init!r} was trained on other data: its {off} differ")
         net = Run(self.init).model(device='cpu').net
@@ -486,7 +487,7 @@ def _images(path):
         raise ValueError(f"{path} must hold uint8 images (n, h, w, c) as arr_0 "
                          f"({e})") from None
 
-# %% ../nbs/41_cli.ipynb #1d4d5aeb
+# %% ../nbs/41_cli.ipynb #f30d190c
 @_command
 @delegates(Jury)
 def cfg_evaluate(
@@ -515,7 +516,8 @@ def cfg_evaluate(
         data, shape, made = c['data'], jury.shape, None
         jury.guided(w)
     need(not (jury.stats and jury.path), "path must be left out: stats stand in for images")
-    dls = None if jury.stats else _loaders(data, jury.path, c.get('size'), seed=c.get('seed', 0), bs=1)
+    how = dict(size=c.get('size'), seed=c.get('seed', 0), bs=1)
+    dls = None if jury.stats else _loaders(data, jury.path, **how)
     if made is None:
         y = jury.as_real(dls)
         jury.warn(w, y=y)

@@ -63,21 +63,23 @@ def score2eps(
     "ε = −σ ∇ log p(z)"
     return -amps(lam, score.ndim)[1]*score
 
-# %% ../nbs/04_denoiser.ipynb #b9a37b5d
+# %% ../nbs/04_denoiser.ipynb #e6aa2bbe
 def both(
     model,       # the contract, or a network: `model(z, lam, y)`
     z:Tensor,    # (b, …) noisy data
     lam:Tensor,  # (b,) log-SNR, nats
     y:Tensor,    # what the model is told, a row for each example
+    *more,       # what else it is given, the same for both answers
 )->tuple[Tensor, Tensor]:  # the answers told y and told nothing, each (b, …)
     "Both answers of `model` about the same z, at the least cost."
     compiled = getattr(model, '_compiled_call_impl', None)    # only its calls are
-    if hasattr(type(model), 'pair') and not compiled: return model.pair(z, lam, y)
-    if not hasattr(model, 'null_like'): return model(z, lam, y), model(z, lam, None)
+    if hasattr(type(model), 'pair') and not compiled: return model.pair(z, lam, y, *more)
+    if not hasattr(model, 'null_like'):
+        return model(z, lam, y, *more), model(z, lam, None, *more)
     # one level for all, an expanded λ, stays one
     lams = lam.repeat(2) if lam.stride(0) else lam[:1].expand(2*len(lam))
-    return model(torch.cat([z, z]), lams,
-                 torch.cat([y, model.null_like(y)])).chunk(2)
+    told, twice = torch.cat([y, model.null_like(y)]), [torch.cat([o, o]) for o in more]
+    return model(torch.cat([z, z]), lams, told, *twice).chunk(2)
 
 # %% ../nbs/04_denoiser.ipynb #409843b8
 #| code-fold: true
@@ -99,7 +101,7 @@ class Wrapper(nn.Module):
         plain = int, float, str
         return ', '.join(f'{k}={v}' for k, v in vars(self).items() if type(v) in plain)
 
-# %% ../nbs/04_denoiser.ipynb #d954f205
+# %% ../nbs/04_denoiser.ipynb #0deb0bb2
 class Denoiser(Wrapper):
     """A network as a model: its output turned into ε, in float32 or better.
     Raises ValueError for an unknown `predicts`."""
@@ -128,9 +130,10 @@ class Denoiser(Wrapper):
         z:Tensor,    # (b, …) noisy data
         lam:Tensor,  # (b,) log-SNR, nats
         y:Tensor,    # (b, …) what the network is told
+        *more,       # what else it is given
     )->tuple:        # two ε, each (b, …)
         "ε told y and ε told nothing: what `both` finds for the network, converted."
-        outs = self._ask(partial(both, self.net), z, lam, y)
+        outs = self._ask(partial(both, self.net), z, lam, y, *more)
         return tuple(self._eps(z, lam, out) for out in outs)
 
     def _ask(self, net, *given):

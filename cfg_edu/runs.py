@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Run', 'read_rows', 'write_rows', 'network', 'first', 'alone', 'Checkpoint', 'Sampling']
 
-# %% ../nbs/40_runs.ipynb #c89dcac2
+# %% ../nbs/40_runs.ipynb #2ab8c307
 import fastai, numpy as np, pandas as pd, platform, shutil, torch, warnings
 from contextlib import contextmanager, ExitStack, suppress
 from functools import partial
@@ -15,7 +15,7 @@ from .doors import find, need, numbers
 from .files import fingerprint, guarded, read_json, replacing, write_json
 from .schedule import Schedule
 from .denoiser import Denoiser
-from .guidance import rules
+from .guidance import CFG, rules
 from .sampling import samplers
 from .conditions import conditions
 from .nets import net_for, presets
@@ -276,7 +276,7 @@ def fit_resumable(self:Learner,
                                    mom=at(mom)))
         self.fit(n_epoch-len(kept.rows), cbs=[plan, kept])
 
-# %% ../nbs/40_runs.ipynb #f1e73b0a
+# %% ../nbs/40_runs.ipynb #e044382f
 class Sampling:
     "How a run is sampled. Raises ValueError for what cannot be, before any work."
     dtypes = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
@@ -294,7 +294,7 @@ class Sampling:
         up:str=None,
         up_w=0.,           # guidance weight in the upsamplers
         up_steps:int=None, # calls of each upsampler; default: n_steps
-        level=0.,          # how much the small images are disturbed, 0 to 1
+        level=0.,          # how much the small images are disturbed, 0 to 0.5
     ):
         own = 'rule sampler n_steps v seed bs precision'.split()
         own += 'up up_w up_steps level'.split()*bool(up)
@@ -304,6 +304,10 @@ class Sampling:
         if net: find(presets, net, 'net')
         find(rules, rule, 'rule')
         make = find(samplers, sampler, 'sampler')
+        need(0 <= level <= .5,
+             f"level must lie in [0, 0.5], as cfg_train draws it, got {level}")
+        CFG(None, up_w)                                     # its door, and the grid's
+        make(v=v, sched=None).grid(up_steps or n_steps)
         lams = make(v=v, sched=None).grid(n_steps)
         used = v == 0 or (make(v=v, sched=None)(lams) != make(v=0., sched=None)(lams)).any()
         need(used, f"v must be left out with sampler {sampler!r}, which does not use it")
@@ -356,7 +360,7 @@ class Sampling:
                 guide = partial(rule, w=self.up_w)
                 how.update(n_steps=self.up_steps or self.n_steps)
                 how.update(disturb=c.get('disturb'), level=self.level)
-            guide(m)                                        # a weight that cannot be
+            guide(m)                    # its door, for a weight that cannot be
             parts.append(Part(m, tuple(c['shape']), guide, **how))
         return Stack(parts)
 
@@ -371,7 +375,7 @@ class Sampling:
         x = self.guided(w).sample(bs, asked, seed=self.seed+i)
         return (to_uint8(x) if x.ndim == 4 else x.cpu())[:len(y)-i]
 
-# %% ../nbs/40_runs.ipynb #82a5eaee
+# %% ../nbs/40_runs.ipynb #c0a86a1a
 #| code-fold: true
 @patch
 def fits(self:Sampling,
@@ -407,11 +411,13 @@ def warn(self:Sampling,
     y,    # (n, …) what is asked for in each sample
 ):
     "Warns where samples need an answer that the network was never trained to give."
-    p, hidden = self.config['p_uncond'], (y == self.model.null_like(y)).any()
-    off = [w for w in ws if (w or hidden if p == 0 else p == 1 and w != -1)]
-    if off and PartialState().is_main_process:
-        which = 'with' if p else 'without'
-        warnings.warn(f"the run was trained with p_uncond {p:g}: its answer {which} y was "
+    hidden = (y == self.model.null_like(y)).any()
+    for r in self.runs:
+        p, own = r.config['p_uncond'], ws if r is self.runs[0] else [self.up_w]
+        off = [w for w in own if (w or hidden if p == 0 else p == 1 and w != -1)]
+        if not off or not PartialState().is_main_process: continue
+        which, name = 'with' if p else 'without', f'up {r.path}' if own is not ws else 'the run'
+        warnings.warn(f"{name} was trained with p_uncond {p:g}: its answer {which} y was "
                       f"never trained, and w = {off[0]:g} uses it", stacklevel=3)
 
 @patch

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['disturbances', 'shrink', 'Upsampling', 'noised', 'blurred', 'beside', 'Part', 'Stack', 'LowRes', 'smaller']
 
-# %% ../nbs/35_upsampling.ipynb #d91a6b26
+# %% ../nbs/35_upsampling.ipynb #ae287f85
 #| code-fold: true
 import math, torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
-from .denoiser import Wrapper
+from .denoiser import both, Wrapper
 from .doors import find, need, pixels
 from .sampling import NoiseStreams, sample
 from .data import DataLoaders, to_unit
@@ -22,7 +22,7 @@ from fastai.callback.core import Callback
 from fastcore.basics import patch, store_attr
 from fastcore.foundation import L
 
-# %% ../nbs/35_upsampling.ipynb #e300d77b
+# %% ../nbs/35_upsampling.ipynb #8f302c2c
 def shrink(
     x:Tensor,  # (b, c, h, w) images
     size,      # pixels, or (height, width), which divide those of `x`
@@ -30,13 +30,15 @@ def shrink(
     """Area-downsampled: each pixel is the mean of those that it covers.
     Raises ValueError for a size that does not divide the image's."""
     (h, w), (H, W) = sides(size), x.shape[2:]
-    fits = 0 < h and 0 < w and H%h == W%w == 0
-    need(fits, f"size must divide that of the images, {(H, W)}, got {size}")
+    fits = 0 < h and 0 < w and H%h == W%w == 0 and (H == W or not isinstance(size, int))
+    need(fits, f"size must divide that of the images, {(H, W)}, and be two numbers "
+         f"where they are not square, got {size}")
     return F.adaptive_avg_pool2d(x, (h, w))
 
-# %% ../nbs/35_upsampling.ipynb #39473563
+# %% ../nbs/35_upsampling.ipynb #8fd23244
 class Upsampling(Wrapper):
-    "An upsampler with its small images in hand: a model for as many samples."
+    """An upsampler with its small images in hand: a model for as many samples.
+    Raises ValueError where it is asked about another number of them."""
     def __init__(self,
         model,       # `model(z, lam, y, low) -> eps`, such as `Denoiser(net)`
         low:Tensor,  # (b, …) what it is given, an image for each sample
@@ -45,14 +47,29 @@ class Upsampling(Wrapper):
         self.low = low
 
     def forward(self,
-        z:Tensor,    # (b, …) noisy data; or k·b, the same images k times over
+        z:Tensor,    # (b, …) noisy data
         lam:Tensor,  # (b,) log-SNR, nats
         y=None,      # what the model is told; None: nothing
     )->Tensor:       # (b, …) ε
         "ε, given each sample's own small image."
-        k = len(z)//len(self.low)
-        low = self.low.to(z.device).repeat(k, *[1]*(self.low.ndim-1))
-        return self.model(z, lam, y, low)
+        return self.model(z, lam, y, self.own(z))
+
+    def pair(self,
+        z:Tensor,    # (b, …) noisy data
+        lam:Tensor,  # (b,) log-SNR, nats
+        y:Tensor,    # what the model is told
+    )->tuple:        # two ε, each (b, …)
+        "ε told y and ε told nothing, both given the same small images."
+        return both(self.model, z, lam, y, self.own(z))
+
+    def own(self,
+        z:Tensor,  # (b, …) noisy data
+    )->Tensor:     # (b, …), on its device
+        "The small image of each sample."
+        n = len(self.low)
+        need(len(z) == n, f"z must be {n} samples, one for each small image, got "
+             f"{len(z)}: draw them in one batch, or with `Stack`")
+        return self.low.to(z.device)
 
 # %% ../nbs/35_upsampling.ipynb #51403d50
 def noised(
@@ -101,7 +118,7 @@ class Part:
         shape:tuple,      # of its images, (c, h, w)
         guide=None,       # `guide(model) -> model`, such as `partial(CFG, w=1.)`
         disturb:str=None, # what its small images were disturbed by in training
-        level:float=0.,   # how much they are now, 0 … 1
+        level:float=0.,   # how much they are now, 0 … `most` of the training
         **how,            # for `sample`: `sampler`, `n_steps`, `clip`, …
     ):
         need(0 <= level <= 1, f"level must lie in [0, 1], got {level}")
@@ -135,7 +152,7 @@ class Part:
         shape, model = (n, *self.shape), self.given(low, seed)
         return sample(model, shape, y, seed=seed, **self.how)
 
-# %% ../nbs/35_upsampling.ipynb #1dbc1d8c
+# %% ../nbs/35_upsampling.ipynb #b93c66cf
 class Stack:
     """Models for small and larger images, each given what the one below has drawn.
     Raises ValueError for parts that do not fit together."""
@@ -163,7 +180,7 @@ class Stack:
     ):                 # (n, c, h, w), images of the last part
         """Samples through all parts.
         Raises ValueError for what does not fit, before the first is drawn."""
-        self.fits(n, low, seed)
+        self.fits(n, bs, low, seed)
         if y is not None:
             check = getattr(self.parts[0].model, 'check_y', None)
             y = check(y, n) if check else torch.as_tensor(y).expand(n)
@@ -179,15 +196,18 @@ class Stack:
         images = [torch.cat(o) for o in zip(*batches)]
         return images if every else images[-1]
 
-# %% ../nbs/35_upsampling.ipynb #b9e12913
+# %% ../nbs/35_upsampling.ipynb #15467654
 #| code-fold: true
 @patch
 def fits(self:Stack,
     n:int,    # samples
+    bs,       # samples a batch, or None
     low,      # small images, or None
     seed:int, # of the first sample
 ):
     "Raises ValueError for a seed out of range, or images that are no images."
+    need(n >= 1 and (bs is None or bs >= 1),
+         f"n and bs must be at least 1, got {n} and {bs}")
     many = len(self.parts) > 1 or low is not None
     need(not many or 0 <= seed < 2**28, f"seed must lie in 0 … 2²⁸, got {seed}")
     if low is None: return

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from .doors import need
 from .nets import Float32, Stage, UNet
 
-# %% ../nbs/33_variants.ipynb #e523f8dd
+# %% ../nbs/33_variants.ipynb #07c5345e
 class LateUNet(UNet):
     """A U-Net that is told the class late, and whose way back may be shorter.
     Raises ValueError for `late` or `up_blocks` out of range, or as `UNet` does."""
@@ -71,9 +71,10 @@ class LateUNet(UNet):
         z:Tensor,    # (b, in_channels, height, width) noisy images
         lam:Tensor,  # (b,) log-SNR, nats
         y:Tensor,    # what it is told
+        low=None,    # (b, *beside) an upsampler's small images
     )->tuple:        # the outputs told y and told nothing, each of the shape of `z`
         "What `forward` says to y and to None; all before the class is computed once."
-        return self._through(z, lam, y, twice=True).chunk(2)
+        return self._through(z, lam, y, low, twice=True).chunk(2)
 
 # %% ../nbs/33_variants.ipynb #1c429980
 class _Again:

@@ -1,5 +1,6 @@
 "Networks that enlarge images: what they are given, how they are trained, and stacks of them."
-import os, subprocess, sys
+import os, subprocess, sys, warnings
+from contextlib import nullcontext
 from functools import partial
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
@@ -14,6 +15,7 @@ from cfg_edu.nets import Preset, UNet, presets, unet_digits
 from cfg_edu.runs import Run
 from cfg_edu.sampling import sample
 from cfg_edu.training import SampleGrid, diffusion_learner
+from cfg_edu.variants import LateUNet
 from cfg_edu.upsampling import LowRes, Part, Stack, Upsampling, beside, blurred, noised, shrink, smaller
 
 def tiny(size=8, **kwargs): return UNet(size, 1, 16, n_classes=10, head_channels=16, **kwargs)
@@ -28,9 +30,13 @@ def test_a_small_pixel_is_the_mean_of_its_block(k, h, w):
     x = torch.randn(2, 3, h*k, w*k)
     assert torch.allclose(shrink(x, (h, w)), x.reshape(2, 3, h, k, w, k).mean((3, 5)), atol=1e-6)
 
+def test_one_number_is_for_squares():
+    with pytest.raises(ValueError, match='two numbers where they are not square, got 4'): shrink(torch.zeros(1, 1, 8, 16), 4)
+    assert shrink(torch.zeros(1, 1, 8, 16), (4, 8)).shape == (1, 1, 4, 8)
+
 @pytest.mark.parametrize('size', [3, 0, -2, 16, (4, 3)])
 def test_a_size_must_divide(size):
-    with pytest.raises(ValueError, match=r'size must divide that of the images, \(8, 8\), got'): shrink(torch.zeros(1, 1, 8, 8), size)
+    with pytest.raises(ValueError, match=r'size must divide that of the images, \(8, 8\), .* got'): shrink(torch.zeros(1, 1, 8, 8), size)
 
 def test_data_are_shrunk_once():
     dls = smaller(digits_dls(bs=32, device='cpu'), 4)
@@ -76,6 +82,23 @@ def test_guidance_hides_the_class_and_not_the_image(w):
     pushed = ClassifierGuided(Upsampling(net, low), logp, 1.)(z, lam, y)
     assert (pushed-told).abs().max() > 1e-3 and Upsampling(net, low).null == 10
 
+def test_small_images_stay_with_their_samples():
+    "A batch that is not the one of the small images would be given those of others"
+    net, low, y = upsampler(), torch.randn(6, 1, 4, 4), torch.arange(6)
+    for bs in (3, 4):                                                                            # guidance asks about 3 twice: 6 rows again
+        with pytest.raises(ValueError, match='one for each small image, got .*draw them in one batch'): sample(CFG(Upsampling(net, low), 1.), (6, 1, 8, 8), y, bs=bs, n_steps=2)
+    calls = []
+    net.net.register_forward_hook(lambda m, i, o: calls.append(len(o)))
+    sample(CFG(Upsampling(net, low), 1.), (6, 1, 8, 8), y, n_steps=2)
+    assert calls == [12, 12]                                                                     # both answers in one call
+
+def test_a_late_network_shares_what_both_answers_have():
+    net = Denoiser(shake(LateUNet(8, 1, 16, n_classes=10, head_channels=16, late=4, beside=(1, 4, 4)), .05)).eval()
+    low, z, lam, y = torch.randn(3, 1, 4, 4), torch.randn(3, 1, 8, 8), torch.linspace(-2, 2, 3), torch.arange(3)
+    with torch.no_grad():
+        told, nothing = Upsampling(net, low).pair(z, lam, y)
+        assert torch.allclose(told, net(z, lam, y, low), atol=1e-5) and torch.allclose(nothing, net(z, lam, None, low), atol=1e-5)
+
 def test_a_stack_is_its_parts_by_hand():
     a, b = parts(**how)
     y = torch.arange(6)%10
@@ -108,6 +131,7 @@ def test_parts_do_not_share_noise():
     (r'must have shape \(1, 4, 4\), got \(2, 4, 4\)', lambda a, b: Stack([a, Part(b.model, (1, 8, 8), disturb='noise')]).sample(2)),
     ('low must be 2 images, got 3', lambda a, b: Stack([b]).sample(2, low=torch.zeros(3, 1, 4, 4))), ('low must be images in', lambda a, b: Stack([b]).sample(2, low=255*torch.rand(2, 1, 4, 4))),
     (r'must have shape \(1, 4, 4\), got \(1, 5, 5\)', lambda a, b: Stack([b]).sample(2, low=torch.zeros(2, 1, 5, 5))), ('seed must lie in', lambda a, b: Stack([a, b]).sample(2, seed=2**28)),
+    ('n and bs must be at least 1', lambda a, b: Stack([a, b]).sample(0)), ('n and bs must be at least 1', lambda a, b: Stack([a, b]).sample(2, bs=-1)),
     ('level must lie in', lambda a, b: Part(b.model, (1, 8, 8), disturb='noise', level=1.5)), ('disturb must be given with level', lambda a, b: Part(b.model, (1, 8, 8), level=.5)),
     ('disturb must be one of', lambda a, b: Part(b.model, (1, 8, 8), disturb='dirt')), ('most must lie in', lambda a, b: LowRes(4, 'noise', 0.)), ('disturb must be one of', lambda a, b: LowRes(4, 'dirt'))])
 def test_what_does_not_fit_is_said_before_work(match, make):
@@ -173,10 +197,17 @@ def test_folders_that_make_no_stack(runs):
     for match, call in (('is an upsampler: give it as up', lambda: cfg_sample(up)), ('must enlarge the images', lambda: cfg_sample(small, up=small)), ('must enlarge the images', lambda: cfg_sample(small, up=other)),
                         ('up must be given with up_w', lambda: cfg_sample(small, up_w=1.)), ('disturb is for an upsampler', lambda: cfg_train(out=str(folder/'q'), disturb='noise')),
                         ('size must divide', lambda: cfg_train(out=str(folder/'q'), size=3)), ('size must divide', lambda: cfg_train(out=str(folder/'q'), up=3)), ('up is for images', lambda: cfg_train('moons', out=str(folder/'q'), up=1)),
-                        ('must be trained before upsamplers', lambda: cfg_tradeoff(out=str(folder/'q'), up=up)), ('level must lie in', lambda: cfg_sample(small, up=up, level=2.)), ('cfg_train makes it', lambda: cfg_sample(small, up=str(folder/'none'))),
+                        ('must be trained before upsamplers', lambda: cfg_tradeoff(out=str(folder/'q'), up=up)), ('level must lie in', lambda: cfg_sample(small, up=up, level=.6)), ('n_steps must be', lambda: cfg_sample(small, up=up, up_steps=1)), ('size must be at least 1', lambda: cfg_train(out=str(folder/'q'), size=0)), ('up must be at least 1', lambda: cfg_train(out=str(folder/'q'), up=0)), ('w must be finite', lambda: cfg_tradeoff('digits', out=small, up=up, up_w=-2.)), ('cfg_train makes it', lambda: cfg_sample(small, up=str(folder/'none'))),
                         ('w must be finite', lambda: cfg_sample(small, up=up, up_w=-3.)), ('its up and disturb differ', lambda: cfg_train('digits', out=str(folder/'q'), init=up, net='tiny', steps=4))):
         with pytest.raises((ValueError, FileNotFoundError), match=match): call()
     assert not (folder/'q').exists()
+
+def test_a_weight_that_an_upsampler_never_learned_is_said(runs):
+    small, _, folder = runs
+    told = str(folder/'told')
+    cfg_train('digits', out=told, up=4, p_uncond=0., net='tiny', steps=4)
+    with pytest.warns(UserWarning, match=f'up {told} was trained with p_uncond 0'): cfg_sample(small, up=told, up_w=1., n=4, n_steps=2)
+    with warnings.catch_warnings(action='error', category=UserWarning) if sys.version_info >= (3, 11) else nullcontext(): cfg_sample(small, up=told, n=5, n_steps=2)
 
 def test_two_processes_train_an_upsampler_as_one_does(tmp_path):
     "Noise on small images, and the pictures that one process draws of held-out ones, leave all in step"
