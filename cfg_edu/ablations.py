@@ -22,7 +22,7 @@ class RescaledBlock(ResBlock):
         "The residual block's output by √2."
         return super().forward(x, emb)/2**.5
 
-# %% ../nbs/37_ablations.ipynb #cb1368d6
+# %% ../nbs/37_ablations.ipynb #8dd718ea
 class AddedBlock(ResBlock):
     "A residual block that adds λ and class before the norm (Ho et al. 2020)."
     def __init__(self,
@@ -34,16 +34,12 @@ class AddedBlock(ResBlock):
         super().__init__(ch, emb_ch, out_ch, **kwargs)
         self.emb_layers[1] = nn.Linear(emb_ch, out_ch or ch)
 
-    def forward(self,
-        x:Tensor,    # (b, ch, h, w)
-        emb:Tensor,  # (b, emb_ch) embedding of λ and class
-    )->Tensor:       # (b, out_ch, h', w')
-        "The input, resized, plus a correction that depends on λ and class."
-        norm, act, conv1 = self.in_layers
-        h = conv1(self.h_upd(act(norm(x))))
-        x = self.skip_connection(self.x_upd(x))
-        if len(emb) == 2*len(x): h, x = torch.cat([h, h]), torch.cat([x, x])
-        return x + self.out_layers(h + self.emb_layers(emb)[...,None,None])
+    def steered(self,
+        h:Tensor,    # (b, out_ch, h', w')
+        emb:Tensor,  # (b, out_ch, 1, 1)
+    )->Tensor:       # the shape of `h`
+        "The second half: λ and class are added before the norm."
+        return self.out_layers(h + emb)
 
 # %% ../nbs/37_ablations.ipynb #33897a15
 def plain_resize(

@@ -125,7 +125,7 @@ class GroupNorm32(nn.GroupNorm):
 norms = dict(group32=GroupNorm32)
 named.maps.append(norms)
 
-# %% ../nbs/13_nets.ipynb #c2a732e8
+# %% ../nbs/13_nets.ipynb #c6e4a950
 class ResBlock(nn.Module):
     "x + two convolutions, steered by the embedding; may change the size."
     def __init__(self,
@@ -153,13 +153,21 @@ class ResBlock(nn.Module):
         emb:Tensor,  # (b, emb_ch) embedding of λ and class
     )->Tensor:       # (b, out_ch, h', w')
         "The input, resized, plus a correction that depends on λ and class."
-        (norm, act, conv1), norm2 = self.in_layers, self.out_layers[0]
-        h = norm2(conv1(self.h_upd(act(norm(x)))))
+        norm, act, conv1 = self.in_layers
+        h = conv1(self.h_upd(act(norm(x))))
         x = self.skip_connection(self.x_upd(x))
         if len(emb) == 2*len(x):                             # `LateUNet.pair`
             h, x = torch.cat([h, h]), torch.cat([x, x])
-        scale, shift = self.emb_layers(emb)[...,None,None].chunk(2, 1)
-        return x + self.out_layers[1:](torch.addcmul(shift, 1+scale, h))
+        return x + self.steered(h, self.emb_layers(emb)[...,None,None])
+
+    def steered(self,
+        h:Tensor,    # (b, out_ch, h', w')
+        emb:Tensor,  # (b, 2·out_ch, 1, 1)
+    )->Tensor:       # the shape of `h`
+        "The second half: scaled and shifted by λ and class after the norm."
+        scale, shift = emb.chunk(2, 1)
+        h = torch.addcmul(shift, 1+scale, self.out_layers[0](h))
+        return self.out_layers[1:](h)
 
 # %% ../nbs/13_nets.ipynb #4af7cc53
 #| code-fold: true
