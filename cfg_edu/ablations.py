@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['RescaledBlock', 'AddedBlock', 'plain_resize', 'n_params']
 
-# %% ../nbs/37_ablations.ipynb #475b8d13
+# %% ../nbs/37_ablations.ipynb #39c74abc
 #| code-fold: true
-import torch
 from collections import OrderedDict
 from torch import nn, Tensor
 from .nets import blocks, ResBlock
