@@ -32,6 +32,7 @@ from .adm import load_adm
 from .variants import recompute
 from .processes import Deal, HalfPrecision
 from .upsampling import LowRes, shrink, smaller
+from .onepass import TellW
 from .runs import alone, first, network, read_rows, Run, Sampling, write_rows
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
@@ -137,6 +138,9 @@ class Plan(AttrDict):
         need(s.init != 'adm' or not s.up, "up must be left out with init adm")
         need(s.up or not s.disturb, "disturb is for an upsampler: give up, the size "
              "of its small images")
+        need(s.told_w or not s.teacher, "teacher must be given with told_w")
+        need(not s.teacher or Run(s.teacher).finished and not s.init, "teacher must be "
+             f"the folder of a trained run, and init left out, got {s.teacher!r}")
         n = PartialState().num_processes
         micro = s.micro or max(1, s.bs//n)
         fits = f"bs must be a multiple of micro × processes, {micro} × {n}, got {s.bs}"
@@ -172,13 +176,16 @@ class Plan(AttrDict):
             shrink(torch.empty(1, *shape), self.up)         # its door
         c.update(shape=shape, n_classes=dls.c, data_fingerprint=_known(dls),
                  classes=fingerprint(*map(str, dls.vocab or ())))
-        own = dict(cond='vector' if dls.vocab is None else None,
-                   clock=self.before().get('clock'))
+        need(dls.vocab or not self.told_w, "told_w is for classes, the data has numbers")
+        cond = 'vector' if dls.vocab is None else 'told_w' if self.told_w else None
+        own = dict(cond=cond, clock=self.before().get('clock'))
         c.update({k: v for k, v in own.items() if v})
         torch.manual_seed(self.seed)
         earlier = self.run(c) if self.init not in (None, 'adm') else None
         begun = Run(self.out).begun or not self.init
         net = network(c) if begun else earlier or self.adm(dls.vocab)
+        if self.teacher:                        # to begin with, it knows as much
+            net.load_state_dict(self.run(c, 'teacher').state_dict(), strict=False)
         own = signature(type(net)).parameters
         c.update({k: getattr(net, k) for k in own if hasattr(net, k)})
         return net, json.loads(json.dumps(c))
@@ -195,15 +202,17 @@ class Plan(AttrDict):
         return load_adm(self.weights or '64x64_diffusion.pt').net.requires_grad_(True)
 
     def run(self,
-        c,  # the configuration, to which it adds the fingerprint of the weights
-    ):      # a network
+        c,            # the configuration, to which it adds the fingerprint of the weights
+        role='init',  # the setting that names it; a teacher need not be told w
+    ):                # a network
         "The averaged one of an earlier run. Raises ValueError for other classes."
-        was = {'classes': c['classes'], **self.before()}
-        keys = 'shape n_classes cond classes up disturb'
+        run = Run(self[role])
+        was = {'classes': c['classes'], **run.config}
+        keys = 'shape n_classes classes up disturb' + ' cond'*(role == 'init')
         off = ' and '.join(k for k in keys.split() if was.get(k) != c.get(k))
-        need(not off, f"init {self.init!r} was trained on other data: its {off} differ")
-        net = Run(self.init).model(device='cpu').net
-        c['init'] = fingerprint(*net.state_dict().values())
+        need(not off, f"{role} {self[role]!r} was trained on other data: its {off} differ")
+        net = run.model(device='cpu').net
+        c[role] = fingerprint(*net.state_dict().values())
         return net.requires_grad_(True)
 
     def learner(self,
@@ -215,6 +224,7 @@ class Plan(AttrDict):
         grid = SampleGrid(max(1, s.epochs//10), clip=clip, folder=Path(s.out)/'samples')
         cbs = [GradientClip(s.grad_clip), Deal(), grid]
         cbs += [LowRes(s.up, s.disturb)]*bool(s.up)
+        cbs += [TellW(s.teacher and Run(s.teacher).model())]*s.told_w
         cbs += [ChannelsLast()]*s.channels_last
         cbs += [GradientAccumulation(s.bs)]*(s.at_once < s.bs)
         if s.precision != 'fp32': cbs.append(HalfPrecision(s.precision))
@@ -288,6 +298,10 @@ def cfg_train(
     warmup:int=None,
     decay:float=None, # of the averaged weights, 0 to 1; default: the recipe's
     p_uncond=.1,      # share of labels hidden, 0 to 1
+    # tell the network the guidance weight too, for samples with --rule onepass
+    told_w=False,
+    # learn these guided answers from a trained run, given its folder; with told_w
+    teacher:str=None,
     # what the network outputs: v, eps or x; default: v, with init eps
     predicts:str=None,
     lam_min=-20.,     # log-SNR of pure noise, nats

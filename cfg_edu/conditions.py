@@ -100,6 +100,7 @@ class Told(nn.Module, PyTorchModelHubMixin):
     null      = property(lambda self: self.label_emb.null)
     null_like = property(lambda self: self.label_emb.null_like)
     check_y   = property(lambda self: self.label_emb.check_y)
+    w_max     = property(lambda self: self.label_emb.w_max)  # where it is told one
 
     def __init_subclass__(cls):
         def name(o):                                         # to config.json

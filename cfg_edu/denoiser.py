@@ -94,7 +94,7 @@ class Wrapper(nn.Module):
         setattr(self, self.holds, model)
 
     def __getattr__(self, name):
-        known = name in ('null', 'null_like', 'check_y')
+        known = name in ('null', 'null_like', 'check_y', 'w_max')
         return getattr(getattr(self, self.holds), name) if known else super().__getattr__(name)
 
     def extra_repr(self):

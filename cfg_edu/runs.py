@@ -22,6 +22,7 @@ from .nets import net_for, presets
 from .training import per_step, SampleGrid
 from .metrics import to_uint8
 from .processes import rng_state, set_rng_state
+from . import onepass, rules as _  # noqa: F401 (by name: told_w, rules)
 from .upsampling import Part, Stack
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
@@ -54,7 +55,7 @@ class Run:
         by.update((m.__name__, m.__version__) for m in (torch, fastai, np))
         if not path.exists(): return write_json(path, {**settings, 'versions': by})
         old = read_json(path)
-        was = {'rule': 'cfg', 'stats': old.get('reference'), 'balanced': True,
+        was = {'rule': 'cfg', 'told_w': False, 'stats': old.get('reference'), 'balanced': True,
                'classes': settings.get('classes'), **old}.get             # of old ones
         other = [f"{k} {was(k)!r} there, {v!r} asked"
                  for k, v in settings.items() if was(k) != v]
