@@ -53,12 +53,12 @@ def test_weights_are_the_ratio_of_densities():
     row, seen = ancestral()(lams)[0], []
     def answers(z, lam, y):
         seen.append(z.clone())
-        return [0*z + e for e in (.01, -.005)]
+        return [0*z + e for e in (2e-4, -1e-4)]
     logs = []
     particles(answers, (3., -2.), (1000, 2), walk=(.4, .6), n_steps=3,
               cb=lambda i, lam, x, log_w: logs.append(log_w.clone()))
     (alpha, sigma), (_, keep, pull, _, d) = amps(lams[0]), row.tolist()
-    x = [(seen[0] - sigma.float()*e)/alpha.float() for e in (.01, -.005)]
+    x = [(seen[0] - sigma.float()*e)/alpha.float() for e in (2e-4, -1e-4)]
     def log_n(mean): return -((seen[1] - keep*seen[0] - pull*mean)**2).sum(1)/(2*d*d)
     expected = 3*log_n(x[0]) - 2*log_n(x[1]) - log_n(.4*x[0] + .6*x[1])
     torch.testing.assert_close(logs[1], expected, atol=.01, rtol=.01)
