@@ -13,22 +13,22 @@ from .doors import need
 from .schedule import amps, Schedule
 from .denoiser import Denoiser, Wrapper
 
-# %% ../nbs/29_flow.ipynb #6e84609a
-def to_t(lam:torch.Tensor)->torch.Tensor:
-    "t = σ/(α+σ) = sigmoid(−λ/2), from 0 (data) to 1 (noise); λ in nats."
+# %% ../nbs/29_flow.ipynb #3fd70d30
+def to_t(lam:torch.Tensor): # log-SNR, nats
+    "t = σ/(α+σ) = sigmoid(−λ/2), from 0 (data) to 1 (noise)."
     return (-lam/2).sigmoid()
 
-def to_lam(t:torch.Tensor)->torch.Tensor:
+def to_lam(t:torch.Tensor): # between 0 (data) and 1 (noise)
     """λ = 2 log((1−t)/t), log-SNR in nats.
     Raises ValueError for t outside (0, 1)."""
-    need(((t > 0) & (t < 1)).all(), f"t must lie above 0 (data) and below 1 (noise): "
+    need(((t > 0) & (t < 1)).all(), "t must lie above 0 (data) and below 1 (noise): "
          f"give .9999 for 1, got {t.min():g} to {t.max():g}")
     return -2*t.logit()
 
-# %% ../nbs/29_flow.ipynb #d5e91322
+# %% ../nbs/29_flow.ipynb #8a280142
 class FlowModel(Denoiser):
-    "A flow's network, `net(x_t, t, y) -> u` with u = ε − x, as a model of these pages."
-    def __init__(self, net): super().__init__(net, 'u')
+    "A flow's network, `net(x_t, t, y) -> u` with u = ε − x, as a model of ours."
+    def __init__(self, net): super().__init__(net, 'u')  # whose data is at t = 0
 
     def _ask(self, net, z, lam, *told):
         return super()._ask(net, z/sum(amps(lam, z.ndim)), to_t(lam), *told)
@@ -44,7 +44,7 @@ class Velocity(Wrapper):
         alpha, sigma = amps(lam, x.ndim)
         return (self.model((alpha+sigma)*x, lam, y) - x)*(alpha+sigma)/alpha
 
-# %% ../nbs/29_flow.ipynb #e623a37f
+# %% ../nbs/29_flow.ipynb #be7a612a
 class FlowSchedule(Schedule):
     """λ where t is uniform, or logit t ~ N(mean, std²), within ±20; Euler's grid.
     Raises ValueError for a mean beyond ±3 or a std outside (0, 3]."""
@@ -54,25 +54,26 @@ class FlowSchedule(Schedule):
     ):
         super().__init__()
         need(abs(mean) <= 3 and (std is None or 0 < std <= 3),
-             f"mean must lie within ±3, std in (0, 3] or be None, got {mean}, {std}")
+             f"mean must lie within ±3, std in (0, 3] or None, got {mean}, {std}")
         self.mean, self.std = mean, std
 
-    def lam(self, u):
+    def lam(self, u):       # 0 … 1
         "λ = −2 logit t, where t is larger than a share u of all."
         q = u.logit() if self.std is None else self.std*torch.special.ndtri(u)
         return (-2*(self.mean + q)).clamp(self.lam_min, self.lam_max)
 
-    def u(self, lam):       # the inverse
+    def u(self, lam):       # nats; the inverse
         q = -lam/2 - self.mean
         return q.sigmoid() if self.std is None else torch.special.ndtr(q/self.std)
 
-    def pdf(self, lam):
+    def pdf(self, lam):     # nats
         "p(λ): logistic of scale 2, or Gaussian of standard deviation 2 std."
         q = -lam/2 - self.mean
         if self.std is None: return q.sigmoid()*(-q).sigmoid()/2
         return (-(q/self.std)**2/2).exp()/(self.std*(8*torch.pi)**.5)
 
-    def grid(self, n_steps, kind='authors'): return super().grid(n_steps, kind)
+    def grid(self, n_steps, # calls of the model
+             kind='authors'): return super().grid(n_steps, kind)  # t = 1 … 1/n_steps
 
 class FlowLoss(Callback):
     "The ε-loss becomes the flow's, ‖û − u‖² = ‖ε̂ − ε‖²/(1−t)²."
