@@ -2,9 +2,8 @@
 import math
 import pytest, torch
 from functools import partial
-from torch import nn
 from hypothesis import given, settings, strategies as st
-from cfg_edu.denoiser import Denoiser, both
+from cfg_edu.denoiser import Denoiser
 from cfg_edu.mixture import Mixture, three
 from cfg_edu.nets import MLP
 from cfg_edu.particles import effective, particles, promised, systematic
@@ -102,7 +101,6 @@ def test_groups_do_not_compete():
     y, own = torch.arange(2).repeat(20), torch.arange(40.)[:,None]
     def answers(z, lam, y): return z*amps(lam, 2)[1] + own, z*0 + 3*own*(own % 3 == 0)
     ancestors = []
-    real = torch.Generator().manual_seed(0)
     x = particles(answers, (2., -1.), (40, 1), y, groups=4, n_steps=4)
     assert x.isfinite().all()
     from cfg_edu import particles as module
