@@ -179,7 +179,7 @@ class Seen(Callback):
     "The flow's loss, by hand"
     order = 9.5                                                        # after `Diffuse`, before the network
     def before_batch(self):
-        (z, lam, y), eps = self.xb, self.yb[0]
+        (z, lam, _), eps = self.xb, self.yb[0]
         alpha, sigma = amps(lam, 2)
         self.u = eps - (z - sigma*eps)/alpha
     def after_loss(self):
