@@ -67,7 +67,8 @@ class Information(Callback):
         **kwargs,     # for `information`
     ):
         need(every >= 1, f"every must be at least 1, got {every}")
-        self.every, self.n, self.kwargs, self.rows = every, n, kwargs, []
+        self.every, self.n, self.kwargs = every, n, kwargs
+        self.rows:list = []
 
     def before_fit(self):
         p = max([cb.p for cb in self.learn._grab_cbs(DropLabel)], default=0)
