@@ -67,14 +67,14 @@ class AutoGuided(Guidance):
 
 # %% ../nbs/22_rules.ipynb #0f3c2f98
 class TwoAnswers(Guidance):
-    "A rule made of both answers of a model: a subclass says how, in `combine`."
+    "A rule made of both answers of a model: a subclass says how."
     def forward(self,
         z:Tensor,    # (b, …) noisy data
         lam:Tensor,  # (b,) log-SNR, nats
         y=None,      # what the model is told; None: nothing, so nothing to guide
     )->Tensor:       # (b, …) guided ε
         if self.w == 0 or y is None: return self.model(z, lam, y)
-        return self.combine(z, lam, *both(self.model, z, lam, y))
+        return self._combine(z, lam, *both(self.model, z, lam, y))
 
 def part(
     a:Tensor,  # (b, …)
@@ -98,7 +98,7 @@ class APG(TwoAnswers):
         need(r > 0, f"r must be positive, got {r}")
         self.eta, self.r = eta, r
 
-    def combine(self, z, lam, eps_c, eps_u):
+    def _combine(self, z, lam, eps_c, eps_u):
         push, x = eps_c - eps_u, eps2x(z, eps_c, lam)
         size = (-lam/2).exp()*push.flatten(1).norm(dim=1)   # σ/α: of the push of x̂
         push = push*(self.r/size).clamp(max=1).reshape(-1, *[1]*(z.ndim-1)).to(z)
@@ -117,7 +117,7 @@ class ZeroStar(TwoAnswers):
         super().__init__(model, w)
         self.start = start
 
-    def combine(self, z, lam, eps_c, eps_u):
+    def _combine(self, z, lam, eps_c, eps_u):
         alpha, sigma = (o.to(z.dtype) for o in amps(lam, z.ndim))
         u_c, u_u = (eps - eps2x(z, eps, lam) for eps in (eps_c, eps_u))
         u = cfg(u_c, part(u_c, u_u)*u_u, self.w)
@@ -136,7 +136,11 @@ class Varying(Wrapper):
         super().__init__(model)
         self.weight = weight
 
-    def forward(self, z, lam, y=None):   # y None: nothing to guide by
+    def forward(self,
+        z:Tensor,    # (b, …) noisy data
+        lam:Tensor,  # (b,) log-SNR, nats
+        y=None,      # what the model is told; None: nothing to guide by
+    )->Tensor:       # (b, …) guided ε
         if y is None: return self.model(z, lam, y)
         w = self.weight(lam).reshape(-1, *[1]*(z.ndim-1)).to(z)
         return cfg(*both(self.model, z, lam, y), w)
@@ -155,7 +159,11 @@ def plus_plus(
 # %% ../nbs/22_rules.ipynb #6c678750
 class RandomClass(Guidance):
     "ICG: away from a class drawn at random in each step (Sadat et al. 2024)."
-    def forward(self, z, lam, y=None):   # y None: nothing to guide by
+    def forward(self,
+        z:Tensor,    # (b, …) noisy data
+        lam:Tensor,  # (b,) log-SNR, nats
+        y=None,      # (b,) int64 classes 0 … n−1; None: nothing to guide by
+    )->Tensor:       # (b, …) guided ε
         if self.w == 0 or y is None: return self.model(z, lam, y)
         other = torch.randint(self.null, y.shape, device=y.device)
         return cfg(self.model(z, lam, y), self.model(z, lam, other), self.w)
@@ -179,12 +187,16 @@ class Promised(Guidance):
         parts = model.weights, model.means, model.covs
         self.own = [type(model)(*(o[mine] for o in parts)) for mine in of]
 
-    def forward(self, z, lam, y):   # z (b, d), y (b,) int64 classes 0 … n−1
+    def forward(self,
+        z:Tensor,    # (b, d) noisy data
+        lam:Tensor,  # (b,) log-SNR, nats
+        y:Tensor,    # (b,) int64 classes 0 … n−1
+    )->Tensor:       # (b, d) ε
         x_hat = torch.empty_like(z)
-        for c in y.unique(): x_hat[y == c] = self.mean(z[y == c], lam[y == c], c)
+        for c in y.unique(): x_hat[y == c] = self._mean(z[y == c], lam[y == c], c)
         return x2eps(z, x_hat, lam).to(z)
 
-    def mean(self, z, lam, c):
+    def _mean(self, z, lam, c):
         "E[x p(c|x)^w | z, c]/E[p(c|x)^w | z, c], for one class"
         m, (alpha, sigma) = self.own[c], amps(lam.double(), 3)
         d, var, logw = m._parts(z.double(), lam)
