@@ -16,12 +16,17 @@ from .denoiser import both
 from .sampling import ancestral, evaluating
 
 # %% ../nbs/27_promised.ipynb #ad15d5d3
-def effective(log_w:Tensor)->Tensor:  # (n,) log weights, nats; 1/n … 1
+def effective(
+    log_w:Tensor,  # (n,) log weights, nats
+)->Tensor:         # 1/n … 1
     "Share of the particles that count, 1/(n∑p²) for the normalised weights p."
     return 1/(len(log_w)*log_w.softmax(0).square().sum())
 
 # %% ../nbs/27_promised.ipynb #66322a6d
-def systematic(log_w:Tensor, generator=None)->Tensor:  # (n,) nats; (n,) indices
+def systematic(
+    log_w:Tensor,    # (n,) log weights, nats
+    generator=None,  # torch.Generator on the CPU; None: the global one
+)->Tensor:           # (n,) indices, rising
     "Each particle as often as its weight says, to within one copy."
     p, n = log_w.double().softmax(0), len(log_w)
     places = (torch.arange(n) + torch.rand((), generator=generator))/n
