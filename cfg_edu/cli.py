@@ -288,7 +288,7 @@ def cfg_train(
     warmup:int=None,
     decay:float=None, # of the averaged weights, 0 to 1; default: the recipe's
     p_uncond=.1,      # share of labels hidden, 0 to 1
-    # what the network outputs: v, eps or x; default: v, with init eps
+    # what the network outputs: v, eps, x or u; default: v, with init eps
     predicts:str=None,
     lam_min=-20.,     # log-SNR of pure noise, nats
     lam_max=20.,      # log-SNR of clean data, nats
