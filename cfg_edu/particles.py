@@ -47,7 +47,7 @@ def particles(
     cb=None,          # called as `cb(i, lam, x_hat, log_w)` after every call
     device=None,      # where to run; None: on the CPU
 )->Tensor:            # (n, …) samples of equal weight
-    """Weighted paths to ∏p_i(x)^a_i, resampled on the way (@eq-weight).
+    """Weighted paths to ∏p_i(x)^a_i, resampled on the way.
     Raises ValueError for other sums than 1, or less than two particles that compete."""
     walk, n, g = walk or powers, shape[0], torch.Generator().manual_seed(seed)
     need(abs(sum(powers)-1) < 1e-4 and abs(sum(walk)-1) < 1e-4,
