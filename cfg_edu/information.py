@@ -32,7 +32,7 @@ def information(
     """½∫E‖ε(z, c) − ε(z)‖²dλ over the λ of `law`.
     Raises ValueError for a model that has no answer for y None, or bad x, y, `n_draws`."""
     x, n, law = to_unit(x), len(x), law or UniformLam(-8, 8)
-    need(min(n/2, n_draws) >= 1 and x.is_floating_point(), "x must be floats, 2 examples "
+    need(n >= 2 and n_draws >= 1 and x.is_floating_point(), "x must be floats, 2 examples "
          f"or more, n_draws at least 1, got {x.dtype}, {n} and {n_draws}")
     null = getattr(model, 'null', None)
     told = y is not None and len(y) == n and (null is None or (y != null).all())
@@ -60,7 +60,7 @@ def information(
 class Information(Callback):
     """Keeps in `rows` what the averaged network pushes on held-out examples.
     Raises ValueError where no label is dropped, or all are, or nothing is held out."""
-    order = 61
+    order = 61                      # before a checkpoint is written
     def __init__(self,
         every:int=1,  # epochs from one `information` to the next
         n:int=500,    # held-out examples, at most

@@ -11,8 +11,9 @@ import torch
 from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 from .doors import need
-from .denoiser import both, eps2v, eps2x, v2eps, x2eps, Wrapper
+from .denoiser import both, eps2v, eps2x, u2eps, v2eps, x2eps, Wrapper
 from .guidance import cfg, CFG, Guidance, rules
+from .mixture import Mixture
 from .schedule import amps
 
 # %% ../nbs/22_rules.ipynb #9ee91fb6
@@ -118,11 +119,10 @@ class ZeroStar(TwoAnswers):
         self.start = start
 
     def _combine(self, z, lam, eps_c, eps_u):
-        alpha, sigma = (o.to(z.dtype) for o in amps(lam, z.ndim))
         u_c, u_u = (eps - eps2x(z, eps, lam) for eps in (eps_c, eps_u))
         u = cfg(u_c, part(u_c, u_u)*u_u, self.w)
-        u = torch.where(lam.reshape(alpha.shape) > self.start, u, 0*u)
-        return (z + alpha*u)/(alpha + sigma)     # z = αx + σε and u = ε − x
+        moves = (lam > self.start).reshape(-1, *[1]*(z.ndim-1))
+        return u2eps(z, u*moves, lam).to(z)
 
 rules['cfg_zero'] = ZeroStar
 
@@ -150,15 +150,28 @@ def plus_plus(
     lams:Tensor,  # (T,) rising log-SNR: the grid that `ddim()` walks
 ):                # a weight for `Varying`
     """CFG++ as a weight of CFG, μ/(1 − e^{−h/2}) − 1 (Chung et al. 2024).
-    Raises ValueError for a negative μ."""
+    Raises ValueError for a negative μ, and where it is asked off the grid."""
     need(0 <= mu < math.inf, f"mu must be finite and at least 0, got {mu}")
     lams = torch.as_tensor(lams).double()
     s = mu/torch.cat([-torch.expm1(-lams.diff()/2), torch.ones(1).double()])
-    return lambda lam: s[(lams - lam.cpu().double()[:,None]).abs().argmin(1)] - 1
+    def weight(lam):
+        off, i = (lams - lam.cpu().double()[:,None]).abs().min(1)
+        need(off.max() < 1e-3, "lams must be the grid that is walked: it has no "
+             f"λ = {lam[off.argmax()]:.4g}")
+        return s[i] - 1
+    return weight
 
 # %% ../nbs/22_rules.ipynb #6c678750
 class RandomClass(Guidance):
-    "ICG: away from a class drawn at random in each step (Sadat et al. 2024)."
+    """ICG: away from a class drawn at random in each step, by torch's global generator
+    (Sadat et al. 2024). Raises ValueError for a bad w, or a model without classes."""
+    def __init__(self,
+        model,    # the contract, told classes
+        w:float,  # guidance weight ≥ −1; 0 is off
+    ):
+        super().__init__(model, w)
+        need(getattr(model, 'null', None), "model must be told classes, and this one is not")
+
     def forward(self,
         z:Tensor,    # (b, …) noisy data
         lam:Tensor,  # (b,) log-SNR, nats
@@ -172,26 +185,30 @@ rules['icg'] = RandomClass
 
 # %% ../nbs/22_rules.ipynb #831f683a
 class Promised(Guidance):
-    "The exact ε of p(x|c)p(c|x)^w with noise, for a `Mixture` in few dimensions."
+    """The exact ε of p(x|c)p(c|x)^w with noise, for a `Mixture` in few dimensions.
+    Raises ValueError for another model, a bad w, or no class."""
     def __init__(self,
         model,     # a `Mixture`
         w:float,   # the power ≥ −1 of p(c|x)
         n:int=12,  # points along each axis of a component
     ):
         super().__init__(model, w)
+        need(isinstance(model, Mixture), "model must be a Mixture, whose p(c|x) is known")
         at, p = (torch.from_numpy(o) for o in hermegauss(n))
         dim = model.means.shape[1]
         at, p = (torch.cartesian_prod(*[o]*dim).reshape(-1, dim) for o in (at, p))
         self.at, self.logp = at, p.log().sum(1)
         of = [model.labels == c for c in range(model.null)]
         parts = model.weights, model.means, model.covs
-        self.own = [type(model)(*(o[mine] for o in parts)) for mine in of]
+        self.own = [Mixture(*(o[mine] for o in parts)) for mine in of]
 
     def forward(self,
         z:Tensor,    # (b, d) noisy data
         lam:Tensor,  # (b,) log-SNR, nats
         y:Tensor,    # (b,) int64 classes 0 … n−1
     )->Tensor:       # (b, d) ε
+        named = y is not None and (y < self.model.null).all()
+        need(named, f"y must be a class 0 … {self.model.null-1} for each point")
         x_hat = torch.empty_like(z)
         for c in y.unique(): x_hat[y == c] = self._mean(z[y == c], lam[y == c], c)
         return x2eps(z, x_hat, lam).to(z)

@@ -1,5 +1,5 @@
 "Later guidance rules at their edges."
-import math
+import math, subprocess, sys
 import pytest, torch
 from cfg_edu.denoiser import eps2v, eps2x, x2eps
 from cfg_edu.guidance import CFG, ClassifierGuided, Interval, rules
@@ -128,6 +128,7 @@ def test_plus_plus_is_their_update(points):
     assert plus_plus(.7, lams)(lams.float()).shape == (11,) and plus_plus(.7, lams)(lams)[-1] == .7 - 1
     for mu in (-.1, math.nan, math.inf):
         with pytest.raises(ValueError, match='mu must be'): plus_plus(mu, lams)
+    with pytest.raises(ValueError, match='the grid that is walked: it has no λ = 0.3'): plus_plus(.7, Schedule(-5, 7).grid(6, 'uniform'))(torch.tensor([-5., .3]))
 
 
 def test_varying_is_guidance_at_a_level(points):
@@ -145,6 +146,18 @@ def test_a_random_class_has_prior_weights(points):
     mean, error = draws.mean(0), draws.std(0)/30
     assert ((mean - (2*m(z, lam, y) - each.mean(0))).abs() < 5*error + 1e-9).all()
     assert ((mean - CFG(m, 1.)(z, lam, y)).abs() > 10*error).any()
+    with pytest.raises(ValueError, match='model must be told classes'): RandomClass(lambda z, lam, y: z, 1.)
+
+
+def test_commands_know_the_rules_and_draw_alike(tmp_path):
+    "By name; a rule that draws gives the same samples again, whatever was drawn before"
+    from cfg_edu.cli import cfg_sample, cfg_train
+    alone = 'from cfg_edu import runs; print(*runs.rules)'                             # nobody else has imported them
+    assert {'rescaled', 'apg', 'cfg_zero', 'icg'} < {*subprocess.run([sys.executable, '-c', alone], capture_output=True, text=True).stdout.split()}
+    run = cfg_train('moons', out=tmp_path/'r', steps=4, bs=64, every=2)
+    for name in ('rescaled', 'apg', 'cfg_zero', 'icg'):
+        twice = [cfg_sample(run, n=6, n_steps=3, rule=name, out=tmp_path/f'{name}{i}.npz')[0] for i in (0, 1)]
+        assert torch.equal(*twice) and twice[0].isfinite().all()
 
 
 def test_promised(points):
@@ -161,3 +174,6 @@ def test_promised(points):
         torch.testing.assert_close(Promised(wide, 2., 60)(z, lam, told[:30]), x2eps(z, p @ x, lam), atol=2e-5, rtol=0)
     assert Promised(m, 1.)(torch.randn(6, 2), torch.zeros(6), torch.arange(6) % 3).dtype == torch.float32
     with pytest.raises(ValueError, match='w must be'): Promised(m, -2.)
+    with pytest.raises(ValueError, match='must be a Mixture'): Promised(lambda z, lam, y: z, 1.)
+    for y in (None, torch.tensor([0, 3])):
+        with pytest.raises(ValueError, match='y must be a class 0 … 2'): Promised(m, 1.)(torch.randn(2, 2), torch.zeros(2), y)
