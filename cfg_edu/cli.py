@@ -302,7 +302,7 @@ def cfg_train(
     told_w=False,
     # learn these guided answers from a trained run, given its folder; with told_w
     teacher:str=None,
-    # what the network outputs: v, eps or x; default: v, with init eps
+    # what the network outputs: v, eps, x or u; default: v, with init eps
     predicts:str=None,
     lam_min=-20.,     # log-SNR of pure noise, nats
     lam_max=20.,      # log-SNR of clean data, nats

@@ -16,6 +16,7 @@ from .files import fingerprint, guarded, read_json, replacing, write_json
 from .schedule import Schedule
 from .denoiser import Denoiser
 from .guidance import CFG, rules
+from . import rules as _  # noqa: F401 (later rules, by name)
 from .sampling import samplers
 from .conditions import conditions
 from .nets import net_for, presets
@@ -373,6 +374,7 @@ class Sampling:
     ):           # (b, c, h, w) uint8 images or (b, d) float32 points
         "One batch, always a full one: what is beyond the last sample is cut off."
         asked = y[torch.arange(i, i+bs)%len(y)]
+        torch.manual_seed(self.seed+i)              # for a rule that draws, as icg does
         x = self.guided(w).sample(bs, asked, seed=self.seed+i)
         return (to_uint8(x) if x.ndim == 4 else x.cpu())[:len(y)-i]
 

@@ -353,7 +353,7 @@ def diffusion_learner(
     dls,               # `DataLoaders` of (x, y): `.c` classes, or vectors of `.c`
     net,               # `net(z, lam, y) -> out`
     sched=None,        # `Schedule` of λ in training; None: λ ∈ [−20, 20]
-    predicts:str='v',  # what `net` outputs: 'v', 'eps' (the paper's) or 'x'
+    predicts:str='v',  # what `net` outputs: 'v', 'eps' (the paper's), 'x' or 'u'
     p_uncond:float=.1, # share of examples that are told nothing, 0 … 1
     decay:float=.999,  # of the averaged weights
     lr:float=2e-3,     # learning rate
