@@ -2,12 +2,13 @@ import sys
 from .growth import growth
 from .late import late
 from .loop import loop
+from .onepass import onepass
 from .quality import quality
 from .sampling import sampling
 from .step import step
 from .train import train
 
-benchmarks = dict(step=step, loop=loop, sampling=sampling, quality=quality, train=train, late=late, growth=growth)
+benchmarks = dict(step=step, loop=loop, sampling=sampling, quality=quality, train=train, late=late, onepass=onepass, growth=growth)
 name = sys.argv[1] if len(sys.argv) > 1 else ''
 if name in benchmarks:
     sys.argv[:2] = [f'{sys.argv[0]} {name}']                # what follows are the benchmark's own arguments

@@ -7,6 +7,7 @@ from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 import torch
+import cfg_edu.runs  # noqa: F401 (`fit_resumable`)
 from fastai.callback.training import GradientClip
 from fastcore.script import call_parse
 from torch.utils.flop_counter import FlopCounterMode
@@ -34,12 +35,12 @@ def cost(net):
     net, args = deepcopy(net).to('meta'), [torch.empty(n, dtype=d, device='meta') for n, d in (((1, *net.shape), None), (1, None), (1, torch.long))]
     with torch.no_grad(): return work(net, *args), work(both, net, *args)
 
-def train(steps, seed, **kwargs):
+def train(steps, seed, cbs=(), **kwargs):
     "The digits' network with `kwargs`, trained as `cfg_train` does: its averaged weights"
     torch.manual_seed(seed)
     dls, r = digits_dls(seed=seed), presets['unet_digits'].recipe
     dls.train.n = 100*r['bs']                               # an epoch of 100 steps
-    learn = diffusion_learner(dls, LateUNet(8, 1, 16, head_channels=32, **kwargs), decay=r['decay'], lr=r['lr'], cbs=GradientClip(1.))
+    learn = diffusion_learner(dls, LateUNet(8, 1, 16, head_channels=32, **kwargs), decay=r['decay'], lr=r['lr'], cbs=[GradientClip(1.), *cbs])
     learn.logger = lambda row: None
     with TemporaryDirectory() as d, learn.no_bar(): learn.fit_resumable(-(-steps//100), Path(d)/'last.ckpt')
     return learn.ema.avg.eval()

@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 import torch
+import cfg_edu.runs  # noqa: F401 (`fit_resumable`)
 from accelerate import Accelerator
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.training import GradientClip

@@ -1,5 +1,6 @@
 "A training that any number of processes share: `torchrun --nproc_per_node K -- several.py FOLDER`; `runs()` is the same in one."
 import sys, torch
+from functools import partial
 from pathlib import Path
 from accelerate import Accelerator
 from torch import nn
@@ -8,6 +9,7 @@ from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.torch_core import rank_distrib
 from cfg_edu.data import data_dls, toy_dls
 from cfg_edu.nets import MLP
+from cfg_edu.onepass import ClassesAndW, TellW
 from cfg_edu.training import diffusion_learner
 from cfg_edu.processes import Deal, HalfPrecision
 
@@ -88,6 +90,7 @@ def refused(learn, **kwargs):
 
 def runs():
     return dict(plain=run(learner()), parts=run(learner(bs=24, cbs=[GradientAccumulation(48)])), pictures=run(pictures()),
+                told=run(learner(partial(MLP, cond=ClassesAndW), cbs=[TellW()])),
                 half=run(learner(cbs=[HalfPrecision('fp16', init_scale=2.**30)])), forgetful=run(learner(Forgetful), 1), stopped=stopped())
 
 if __name__ == '__main__':

@@ -2,14 +2,16 @@
 from types import SimpleNamespace
 import pytest, torch
 from torch.nn import functional as F
-from cfg_edu.conditions import Classes
+from cfg_edu import cli
 from cfg_edu.data import data_dls
 from cfg_edu.denoiser import Denoiser
+from cfg_edu.files import read_npz
 from cfg_edu.guidance import CFG, rules
 from cfg_edu.mixture import three
 from cfg_edu.nets import MLP, unet_digits
 from cfg_edu.onepass import ClassesAndW, OnePass, TellW, with_w
 from cfg_edu.process import diffuse
+from cfg_edu.runs import Run
 from cfg_edu.sampling import sample
 from cfg_edu.training import diffusion_learner
 
@@ -37,7 +39,7 @@ def told(cb, z, lam, y, eps):
     return cb.learn.xb[2].T, cb.learn.yb[0]
 
 
-@pytest.mark.parametrize('cb', [TellW(), TellW(free=True), TellW(Exact())], ids=['itself', 'free', 'teacher'])
+@pytest.mark.parametrize('cb', [TellW('itself'), TellW(), TellW(Exact())], ids=['itself', 'free', 'teacher'])
 @pytest.mark.parametrize('lam', [-1., 1., 4.])
 def test_every_target_has_the_guided_mean(cb, lam):
     "Target − guided ε is orthogonal to functions of z, w and the class: its mean given these is the guided ε"
@@ -67,7 +69,7 @@ def test_free_weighs_by_beta():
     "The loss of the guidance-free way is β² times the squared error, and ordinary in validation"
     torch.manual_seed(0)
     z, lam, y, eps = batch(64, torch.tensor(1.))
-    cb = TellW(free=True)
+    cb = TellW()
     (_, w), target = told(cb, z, lam, y, eps)
     cb.learn.pred = pred = torch.randn(64, 2)
     cb.after_pred()
@@ -118,7 +120,8 @@ def test_a_network_that_is_not_told_w():
     with pytest.raises(ValueError, match='cond=ClassesAndW'): diffusion_learner(dls, MLP(3), cbs=TellW()).fit(1)
     other = Denoiser(MLP(5))
     with pytest.raises(ValueError, match='3 classes, got 5'): diffusion_learner(dls, net(), cbs=TellW(other)).fit(1)
-    with pytest.raises(ValueError, match='free'): TellW(other, free=True)
+    for bad in ('self', 3, True):
+        with pytest.raises(ValueError, match='teacher must be a model'): TellW(bad)
 
 
 def test_it_is_saved_and_found_again(tmp_path):
@@ -138,10 +141,53 @@ def test_it_learns_the_guided_answer(way):
     x, y = Exact.world.draw(10_000)
     dls = data_dls(x.float(), y, range(3), 256, 500, device='cpu')
     dls.train.n = 400*256
-    cb = dict(itself=TellW(), free=TellW(free=True), teacher=TellW(Exact()))[way]
+    cb = dict(itself=TellW('itself'), free=TellW(), teacher=TellW(Exact()))[way]
     learn = diffusion_learner(dls, MLP(3, cond=ClassesAndW), decay=.98, cbs=cb)
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, 4e-3)
     z, lam, y, _ = batch(2000, torch.tensor(1.), seed=7)
     with torch.no_grad(): answer = OnePass(learn.ema.avg, 2.)(z, lam, y)
     exact, plain = CFG(Exact.world, 2.)(z, lam, y), Exact.world(z, lam, y)
     assert (answer-exact).norm() < .5*(plain-exact).norm()
+
+
+def train(out, stop=None, monkeypatch=None, **kw):
+    "Twenty steps on moons; `stop`: interrupted in that one, then continued"
+    settings = dict(out=out, steps=20, every=5, bs=64, lam_min=-5., lam_max=7.) | kw
+    if stop is not None:
+        counted, before = [], TellW.before_batch
+        def counts(self):
+            counted.append(1)
+            if len(counted) == stop: raise KeyboardInterrupt
+            before(self)
+        with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+            m.setattr(TellW, 'before_batch', counts)
+            cli.cfg_train('moons', **settings)
+    cli.cfg_train('moons', **settings)
+    return Run(out)
+
+
+def test_the_commands(tmp_path, monkeypatch):
+    "Trained, stopped and continued to the same bits, sampled in one pass; then taught by an ordinary run"
+    a, b = train(tmp_path/'a', told_w=True), train(tmp_path/'b', 13, monkeypatch, told_w=True)
+    assert a.config['cond'] == 'told_w'
+    for k, v in a.model(device='cpu').state_dict().items(): assert torch.equal(v, b.model(device='cpu').state_dict()[k]), k
+    drawn = {}
+    for rule, w in (('onepass', 2.), ('onepass', 0.), ('cfg', 0.), ('cfg', 2.)):
+        cli.cfg_sample(a.path, n=30, w=w, rule=rule, n_steps=4, out=tmp_path/f'{rule}{w}.npz')
+        drawn[rule, w] = read_npz(tmp_path/f'{rule}{w}.npz', 'arr_0')['arr_0']
+    assert (drawn['onepass', 0.] == drawn['cfg', 0.]).all() and (drawn['onepass', 2.] != drawn['onepass', 0.]).any()
+    plain = train(tmp_path/'plain')
+    taught = train(tmp_path/'taught', told_w=True, teacher=str(plain.path))
+    assert taught.config['teacher'] != str(plain.path), 'the fingerprint of its weights, not its place'
+    assert isinstance(taught.model(device='cpu').net.label_emb, ClassesAndW)
+    with pytest.raises(ValueError, match='must be told w'): cli.cfg_sample(plain.path, n=30, w=2., rule='onepass')
+    with pytest.raises(ValueError, match='w must lie in 0 … 4'): cli.cfg_sample(a.path, n=30, w=5., rule='onepass')
+
+
+def test_doors_of_the_commands(tmp_path):
+    plain = train(tmp_path/'plain')
+    for kw, word in ((dict(teacher=str(plain.path)), 'told_w'), (dict(told_w=True, teacher=str(tmp_path/'none')), 'teacher'),
+                     (dict(told_w=True, teacher=str(plain.path), init=str(plain.path)), 'init')):
+        with pytest.raises(ValueError, match=word): train(tmp_path/'new', **kw)
+    with pytest.raises(ValueError, match='other data'): cli.cfg_train('digits', out=tmp_path/'new', steps=4, every=2, told_w=True, teacher=str(plain.path))
+    assert not (tmp_path/'new').exists()

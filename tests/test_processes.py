@@ -44,7 +44,7 @@ def shares(request, tmp_path_factory):
     assert out.returncode == 0, out.stderr[-3000:]
     return [torch.load(folder/f'{r}.pt', weights_only=True) for r in range(request.param)]
 
-@pytest.mark.parametrize('kind', ('plain', 'parts', 'pictures'))
+@pytest.mark.parametrize('kind', ('plain', 'parts', 'pictures', 'told'))
 def test_they_learn_what_one_learns(alone, shares, kind):
     for share in shares:
         for a, b in zip(share[kind]['weights'], alone[kind]['weights']): torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
@@ -58,7 +58,7 @@ def test_in_sixteen_bits_too(alone, shares):
         torch.testing.assert_close(share['half']['losses'], alone['half']['losses'], atol=2e-3, rtol=0)
         assert share['half']['n'] == shares[0]['half']['n'] < 20 and abs(share['half']['n'] - alone['half']['n']) <= 2
 
-@pytest.mark.parametrize('kind, like', [('plain', 'plain'), ('parts', 'parts'), ('pictures', 'pictures'), ('forgetful', 'plain')])
+@pytest.mark.parametrize('kind, like', [('plain', 'plain'), ('parts', 'parts'), ('pictures', 'pictures'), ('told', 'told'), ('forgetful', 'plain')])
 def test_rows_are_dealt(alone, shares, kind, like):
     "Each example once, mirrored or not, its label hidden or not, its λ and ε as in one process"
     for key in ('z', 'lam', 'y'):

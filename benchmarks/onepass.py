@@ -1,0 +1,70 @@
+"""
+Guided images a second at equal FID: a network that is told the weight, in one pass, beside others' samplers, which ask one of the same size twice:
+
+    python -m benchmarks onepass --seeds 0,1
+"""
+import time
+from statistics import median
+import torch
+from fastcore.script import call_parse
+from cfg_edu.conditions import Classes
+from cfg_edu.data import digits_dls
+from cfg_edu.guidance import CFG
+from cfg_edu.metrics import evaluate, real_stats
+from cfg_edu.onepass import ClassesAndW, OnePass, TellW
+from . import rivals
+from .late import train
+from .quality import Chunks, ours
+from .record import machine, record
+from .sampling import Doubled
+
+def fastest(rows, level):
+    "(name, calls) with the fewest passes among those whose FID is at most `level`"
+    return min(((passes, name, calls) for name, calls, passes, fid in rows if fid <= level), default=None)
+
+@call_parse
+def onepass(
+    seeds:str='0,1',       # of the trainings and samples
+    steps:int=600,         # of each training, rounded up to hundreds
+    w:float=.3,            # guidance weight of all
+    calls:str='6,8,12,16', # of the model
+    n:int=1000,            # samples
+    rounds:int=5,          # of the timing, in turns; medians
+    out:str='benchmarks/results.csv', # rows are added to this file; '': to none
+):
+    "Guided images a second at equal FID: asked once, told the weight, beside others' samplers that ask twice; digits."
+    print(f'{machine()}, {torch.get_num_threads()} threads; digits, {steps} steps of training, w = {w:g}, {n} samples')
+    ref = real_stats(torch.cat([dl.dataset.tensors[0] for dl in digits_dls()]), 'digits')
+    shape, y, calls = (n, 1, 8, 8), torch.arange(n)%10, [int(o) for o in calls.split(',')]
+    for seed in map(int, seeds.split(',')):
+        two = train(steps, seed, cond=Classes)
+        one = train(steps, seed, [TellW()], cond=ClassesAndW)
+        twice = Doubled(two, w)
+        sides = {'ours, one pass': (Chunks(OnePass(one, w)), 1, {k: f for o in ours.values() for k, f in o.items()}),
+                 'ours, two passes': (Chunks(CFG(two, w)), 2, {k: f for o in ours.values() for k, f in o.items()}),
+                 'theirs, two passes': (Chunks(twice), 2, {**rivals.ode, **rivals.sde})}
+        found = {side: [] for side in sides}
+        for side, (model, passes, all) in sides.items():
+            for name, f in all.items():
+                for c in calls:
+                    x, made = f(model, shape, y, c, seed=seed, clip=(-1, 1))
+                    fid = evaluate(x, ref, y, 'digits')['fid'] if x.isfinite().all() else float('inf')
+                    found[side].append((name, c, passes*made, fid))
+                    record(out, 'onepass', f'data=digits w={w:g} steps={steps} calls={made}', f'{name}, {side}', dict(fid=fid), seed, name.split(',')[0].split(' ')[0].replace('ours', 'cfg_edu'))
+                print(f'seed {seed} {side:20} {name:40}' + ''.join(f'{r[-1]:9.4f}' for r in found[side][-len(calls):]), flush=True)
+        best = {side: min(r[-1] for r in rows) for side, rows in found.items()}
+        print(f'seed {seed}: best FID ' + ', '.join(f'{side} {fid:.4f}' for side, fid in best.items()))
+        for level in (best['theirs, two passes']*o for o in (1., 1.05, 1.25, 1.5, 2.)):
+            chosen = {side: fastest(rows, level) for side, rows in found.items()}
+            chosen, times = {k: o for k, o in chosen.items() if o}, {}
+            for _ in range(rounds):
+                for side, (_, name, c) in chosen.items():
+                    model, _, all = sides[side]
+                    start = time.process_time()
+                    all[name](model, (256, *shape[1:]), y[:256], c, seed=seed, clip=(-1, 1))
+                    times.setdefault(side, []).append(time.process_time()-start)
+            rate = {side: 256/median(t) for side, t in times.items()}
+            for side, (passes, name, _) in chosen.items():
+                ratio = rate[side]/rate['theirs, two passes']
+                print(f'seed {seed}: FID ≤ {level:.3f}: {side:20} {rate[side]:8.0f} images/s, {ratio:5.2f} × theirs ({name}, {passes} passes)', flush=True)
+                record(out, 'onepass', f'data=digits w={w:g} steps={steps} fid≤{level/best["theirs, two passes"]:g}×best', f'{side}: {name}', dict(images_per_s=rate[side], over_theirs=ratio), seed)
