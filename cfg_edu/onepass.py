@@ -69,7 +69,7 @@ class OnePass(Guidance):
 
 rules['onepass'] = OnePass
 
-# %% ../nbs/28_one_pass.ipynb #36819d9d
+# %% ../nbs/28_one_pass.ipynb #7ced8709
 class TellW(Callback):
     """Tells each example a guidance weight, and makes the target the guided ε.
     Raises ValueError for a network whose condition is no `ClassesAndW`."""
