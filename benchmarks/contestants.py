@@ -13,8 +13,8 @@ sizes = dict(adm64=((3,64,64), 1000), digits=((1,8,8), 10))  # shape of an image
 class Ours:
     "The network of this package."
     package, options = 'cfg_edu', ('last', 'compile', 'graphs', 'recompute')
-    def build(self, size, opts=()):
-        net = dict(adm64=adm64, digits=unet_digits)[size]()
+    def build(self, size, opts=(), **kwargs):
+        net = dict(adm64=adm64, digits=unet_digits)[size](**kwargs)
         if 'recompute' in opts: recompute(net)
         return net
     def call(self, net, z, lam, t, y): return net(z, lam, y)

@@ -42,7 +42,7 @@ def onepass(
         twice = Doubled(two, w)
         sides = {'ours, one pass': (Chunks(OnePass(one, w)), 1, {k: f for o in ours.values() for k, f in o.items()}),
                  'ours, two passes': (Chunks(CFG(two, w)), 2, {k: f for o in ours.values() for k, f in o.items()}),
-                 'theirs, two passes': (Chunks(twice), 2, {**rivals.ode, **rivals.sde})}
+                 'theirs, two passes': (Chunks(twice), 2, rivals.installed({**rivals.ode, **rivals.sde}))}
         found = {side: [] for side in sides}
         for side, (model, passes, all) in sides.items():
             for name, f in all.items():

@@ -26,7 +26,6 @@ def _ours(name, v=0., lo=None):
     return run
 ours = {'ode': {**{f'ours {n}': _ours(n) for n in ('ddim', 'heun', 'dpmpp_2m')}, 'ours dpmpp_2m, λ ≥ −4': _ours('dpmpp_2m', lo=-4.)},
         'sde': {'ours ancestral': _ours('ancestral'), 'ours ancestral, v = 0.3': _ours('ancestral', .3), 'ours dpmpp_2m_sde': _ours('dpmpp_2m_sde'), 'ours dpmpp_2m_sde, λ ≥ −4': _ours('dpmpp_2m_sde', lo=-4.)}}
-theirs = dict(ode=rivals.ode, sde=rivals.sde)
 
 class Chunks:
     "A model asked for 64 examples at a time, which stay in a processor's caches"
@@ -50,6 +49,7 @@ def quality(
 ):
     "Error against calls of the model, and the fewest calls for each quality: ours and other libraries' samplers."
     print(f'{machine()}, {torch.get_num_threads()} threads; {data}, {n} samples, seed {seed}')
+    theirs = dict(ode=rivals.installed(rivals.ode), sde=rivals.installed(rivals.sde))
     calls = [int(o) for o in calls.split(',')]
     if data == 'digits':
         model, shape, clip, y, key = train(steps, seed), (n,1,8,8), (-1, 1), torch.arange(n)%10, 'fid'

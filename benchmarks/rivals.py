@@ -1,6 +1,7 @@
 """Other libraries' samplers, driven by a model of this package: each is called as `f(model, shape, y, calls, seed, clip)` and returns samples."""
 import inspect
 from functools import partial
+from importlib.util import find_spec
 import torch
 from cfg_edu.schedule import amps
 
@@ -14,6 +15,15 @@ class Clipped:
         if self.clip is None: return eps
         alpha, sigma = amps(lam, z.ndim)
         return (z - alpha*((z - sigma*eps)/alpha).clamp(*self.clip))/sigma
+
+def installed(
+    all, # by names that begin with that of a library
+):       # those whose library is there
+    "Leaves out, and names, what is not installed."
+    libs = {name: name.split(',')[0].split()[0] for name in all}
+    off = sorted({lib for lib in libs.values() if not find_spec(lib.replace('-', '_'))})
+    if off: print(f"not installed, left out: {', '.join(off)}", flush=True)
+    return {name: o for name, o in all.items() if libs[name] not in off}
 
 def _start(shape, seed, device): return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
 

@@ -9,8 +9,10 @@ from contextlib import nullcontext
 from statistics import median
 import torch
 from fastcore.script import call_parse
+from cfg_edu.conditions import Classes
 from cfg_edu.denoiser import both, Denoiser
 from cfg_edu.guidance import CFG, cfg
+from cfg_edu.onepass import ClassesAndW, OnePass
 from cfg_edu.sampling import sample, samplers
 from . import rivals
 from .contestants import libraries, sizes, stir
@@ -33,8 +35,8 @@ class Free:
     def __init__(self, null): self.null = null
     def __call__(self, z, lam, y): return z
 
-def contestants(model, shape, y, calls, device):
-    "name → (a guided sampler, its library, whom it is compared with)"
+def contestants(model, told, shape, y, calls, device):
+    "name → (a guided sampler, its library); `told`: a network that is told w"
     w = 1.
     z, lams = torch.randn(shape, device=device), torch.linspace(-6, 6, calls).to(device)
     def alone(call):
@@ -47,11 +49,12 @@ def contestants(model, shape, y, calls, device):
         out[f'sampler alone, {name}'] = run(Free(model.null), name), 'cfg_edu'
         out[f'ours unguided, {name}'] = run(model, name), 'cfg_edu'
         out[f'ours, {name}'] = run(CFG(model, w), name), 'cfg_edu'
+    out['ours in one pass, dpmpp_2m_sde'] = run(OnePass(told, w), 'dpmpp_2m_sde'), 'cfg_edu'
     out['two calls, dpmpp_2m_sde'] = run(Apart(model, w), 'dpmpp_2m_sde'), 'cfg_edu'
-    for name, all in (('diffusers DDIM', rivals.ode), ('diffusers DPM++ 2M SDE', rivals.sde)): out[name] = there(all[name], Doubled(model, w)), 'diffusers'
-    out['k-diffusion DPM++ 2M SDE, λ'] = there(rivals.sde['k-diffusion DPM++ 2M SDE, λ'], Doubled(model, w), tree=True), 'k-diffusion'
-    out['smalldiffusion DDIM'] = there(rivals.ode['smalldiffusion DDIM'], Doubled(model, w)), 'smalldiffusion'
-    out['denoising-diffusion-pytorch'] = there(rivals.sde['denoising-diffusion-pytorch'], Apart(model, w)), 'denoising-diffusion-pytorch'
+    how = {'diffusers DDIM': Doubled, 'diffusers DPM++ 2M SDE': Doubled, 'k-diffusion DPM++ 2M SDE, λ': Doubled, 'smalldiffusion DDIM': Doubled, 'denoising-diffusion-pytorch': Apart}
+    for name, guide in rivals.installed(how).items():
+        lib, more = name.split(',')[0].split()[0], dict(tree=True) if name[0] == 'k' else {}
+        out[name] = there({**rivals.ode, **rivals.sde}[name], guide(model, w), **more), lib
     return out
 
 @call_parse
@@ -69,12 +72,12 @@ def sampling(
     "Guided images a second at the same network and calls, and each sampler's time over its network's alone."
     if net not in sizes: raise SystemExit(f"net must be one of {', '.join(sizes)}, got {net!r}")
     torch.set_num_threads(threads)
-    with torch.device(device): model = Denoiser(stir(libraries['ours'].build(net))).eval()
+    with torch.device(device): model, told = (Denoiser(stir(libraries['ours'].build(net, cond=c))).eval() for c in (Classes, ClassesAndW))
     cast = torch.autocast(device, torch.bfloat16) if precision == 'bf16' else nullcontext()
     print(f'{machine(device)}, {threads} threads, torch {torch.__version__}; {net}, {calls} calls, {precision}, median of {rounds}')
     for b in map(int, batches.split(',')):
         (shape, classes), times = sizes[net], {}
-        all = contestants(model, (b, *shape), (torch.arange(b)%classes).to(device), calls, device)
+        all = contestants(model, told, (b, *shape), (torch.arange(b)%classes).to(device), calls, device)
         all = {k: v for k, v in all.items() if only in k or 'alone' in k}
         with cast:
             for i in range(rounds+1):                       # the first one warms up
@@ -86,7 +89,7 @@ def sampling(
         ratio = lambda a, c: median(s/t for s, t in zip(times[a], times[c]))    # of neighbours in time
         for name, (_, lib) in all.items():
             t = median(times[name])
-            alone = 'network alone, unguided' if 'unguided' in name or 'sampler alone' in name else 'network alone, guided'
+            alone = 'network alone, unguided' if any(o in name for o in ('unguided', 'sampler alone', 'one pass')) else 'network alone, guided'
             more, mine = ratio(name, alone) - (name[:7] != 'sampler'), ratio(name, 'ours, dpmpp_2m_sde') if 'ours, dpmpp_2m_sde' in times else None
             print(f'batch {b:4} {name:32} {b/t:10.1f} images/s  {more:+7.1%} of the network alone' + (f'  {mine:5.2f} × the time of ours' if mine else ''), flush=True)
             record(out, 'sampling', f'net={net} batch={b} calls={calls} precision={precision}', name,

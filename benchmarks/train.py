@@ -28,6 +28,7 @@ from cfg_edu.nets import presets, MLP, unet_digits
 from cfg_edu.sampling import sample
 from cfg_edu.schedule import amps
 from cfg_edu.training import diffusion_learner
+from . import rivals
 from .record import machine, record
 
 class Done(Exception): pass
@@ -141,7 +142,8 @@ def train(
         return sliced_wasserstein(o, x) if plane else evaluate(o, ref, y, get_judge('digits'))['fid']
     rates = dict(diffusers=1e-4, smalldiffusion=1e-3, ddpm=1e-4)                    # theirs
     loops = {'ours': (partial(ours, lr=r['lr']), 'cfg_edu'), 'ours, one cycle': (partial(ours, lr=r['lr'], cycle=r['steps']), 'cfg_edu')}
-    for name, f, lib in (('diffusers', diffusers, 'diffusers'), ('smalldiffusion', small, 'smalldiffusion'), ('ddpm', ddpm, 'denoising-diffusion-pytorch')):
+    others = {'diffusers': ('diffusers', diffusers), 'smalldiffusion': ('smalldiffusion', small), 'denoising-diffusion-pytorch': ('ddpm', ddpm)}
+    for lib, (name, f) in rivals.installed(others).items():
         if plane and name == 'ddpm': continue                                       # made for images
         for lr in (rates[name], r['lr']): loops[f'{name}, lr {lr:g}'] = partial(f, lr=lr), lib
     key = 'sw' if plane else 'fid'
