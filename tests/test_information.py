@@ -59,6 +59,14 @@ def test_error_is_that_of_many_seeds():
     assert .7 < found[:, 0].std()/found[:, 1].mean() < 1.3
 
 
+def test_classes_far_apart_tell_all():
+    "Six small classes on a circle: log 6"
+    a, g = torch.arange(6).double()*math.pi/3, torch.Generator().manual_seed(0)
+    m = Mixture([1]*6, torch.stack([a.cos(), a.sin()], 1), [.02**2]*6)
+    nats, error = information(m, *m.draw(10_000, generator=g), law=Schedule(-8, 12))
+    assert abs(nats - math.log(6)) < 3*error and error < .02
+
+
 def test_infinitely_many_classes():
     "Gaussian classes N(m, s²) that are told their mean, m ~ N(0, τ²), in two dimensions: a closed form, and no log n"
     s, tau, g = .4, 1.1, torch.Generator().manual_seed(0)
