@@ -64,7 +64,7 @@ class Information(Callback):
     Raises ValueError where no label is dropped, or all are, or nothing is held out."""
     order = 61                      # before a checkpoint is written
     def __init__(self,
-        every:int=1,  # epochs from one `information` to the next
+        every:int=1,  # epochs from one measurement to the next
         n:int=500,    # held-out examples, at most
         **kwargs,     # for `information`
     ):
