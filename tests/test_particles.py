@@ -63,6 +63,19 @@ def test_weights_are_the_ratio_of_densities():
     torch.testing.assert_close(logs[1], expected, atol=.01, rtol=.01)
 
 
+@pytest.mark.parametrize('w', [.5, 3.])
+def test_a_guided_step_earns_the_defect(w):
+    "d log W = ½w(1+w)‖ε_c − ε_∅‖² dλ, for a small step with the least noise"
+    lam, h = torch.tensor([.5]).double(), 1e-4
+    _, keep, pull, _, d = ancestral(0.)(torch.cat([lam, lam+h]))[0].tolist()
+    (alpha, sigma), z = amps(lam), torch.tensor([[.3]]).double()
+    eps = torch.stack([two(z, lam, zeros(1)), two(z, lam, None)])
+    x = (z - sigma*eps)/alpha
+    off = pull*(x - (1+w)*x[0] + w*x[1])/d
+    step = -((1+w)*off[0]**2 - w*off[1]**2).item()/2
+    assert step/h == pytest.approx(w*(1+w)*(eps[0]-eps[1]).square().item()/2, rel=1e-3)
+
+
 @settings(max_examples=50, deadline=None)
 @given(n=st.integers(2, 200), scale=st.floats(0, 6), seed=st.integers(0, 10_000))
 def test_systematic_copies(n, scale, seed):
