@@ -69,7 +69,7 @@ class OnePass(Guidance):
 
 rules['onepass'] = OnePass
 
-# %% ../nbs/28_one_pass.ipynb #7ced8709
+# %% ../nbs/28_one_pass.ipynb #c6034e35
 class TellW(Callback):
     """Tells each example a guidance weight, and makes the target the guided ε.
     Raises ValueError for a network whose condition is no `ClassesAndW`."""
@@ -93,7 +93,7 @@ class TellW(Callback):
     def weights(self,
         c:Tensor,  # (b,) int64 classes
     )->Tensor:     # (b,) float32
-        "Four times the square of a uniform number; 0 for a quarter, and for no class."
+        "`w_max` times the square of a uniform number; 0 for a quarter, and for no class."
         model = get_model(self.model)
         w = model.w_max*torch.rand(len(c), device=c.device)**2
         w[:len(w)//4] = 0
