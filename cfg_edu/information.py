@@ -19,6 +19,7 @@ from .classifier import UniformLam
 from fastai.callback.core import Callback
 
 # %% ../nbs/26_information.ipynb #1caaa9cd
+#| code-fold: true
 @torch.no_grad()
 def information(
     model,           # the contract: `model(z, lam, y) -> eps`, also for y None
@@ -57,12 +58,13 @@ def information(
     return each.mean().item(), (step.square().mean()/2/n).sqrt().item()
 
 # %% ../nbs/26_information.ipynb #e754d211
+#| code-fold: true
 class Information(Callback):
     """Keeps in `rows` what the averaged network pushes on held-out examples.
     Raises ValueError where no label is dropped, or all are, or nothing is held out."""
     order = 61                      # before a checkpoint is written
     def __init__(self,
-        every:int=1,  # epochs from one `information` to the next
+        every:int=1,  # epochs from one measurement to the next
         n:int=500,    # held-out examples, at most
         **kwargs,     # for `information`
     ):

@@ -9,6 +9,7 @@ from cfg_edu.denoiser import Denoiser
 from cfg_edu.information import Information, information
 from cfg_edu.mixture import Mixture, three
 from cfg_edu.nets import MLP
+from cfg_edu.schedule import amps, Schedule
 from cfg_edu.training import diffusion_learner
 
 
@@ -56,6 +57,27 @@ def test_error_is_that_of_many_seeds():
         found.append(information(m, x, y, 4, UniformLam(-6, 8), seed=seed))
     found = torch.tensor(found)
     assert .7 < found[:, 0].std()/found[:, 1].mean() < 1.3
+
+
+def test_classes_far_apart_tell_all():
+    "Six small classes on a circle: log 6"
+    a, g = torch.arange(6).double()*math.pi/3, torch.Generator().manual_seed(0)
+    m = Mixture([1]*6, torch.stack([a.cos(), a.sin()], 1), [.02**2]*6)
+    nats, error = information(m, *m.draw(10_000, generator=g), law=Schedule(-8, 12))
+    assert abs(nats - math.log(6)) < 3*error and error < .02
+
+
+def test_infinitely_many_classes():
+    "Gaussian classes N(m, s²) that are told their mean, m ~ N(0, τ²), in two dimensions: a closed form, and no log n"
+    s, tau, g = .4, 1.1, torch.Generator().manual_seed(0)
+    def model(z, lam, m=None):
+        alpha, sigma = amps(lam, 2)
+        V = alpha**2*s**2 + sigma**2
+        return sigma*z/(V + alpha**2*tau**2) if m is None else sigma*(z - alpha*m)/V
+    m = tau*torch.randn(10_000, 2, generator=g)
+    nats, error = information(model, m + s*torch.randn(10_000, 2, generator=g), m, law=Schedule(-8, 12))
+    truth = [math.log(1 + tau**2/(s**2 + math.exp(-lam))) for lam in (-8, 12)]
+    assert abs(nats - truth[1] + truth[0]) < 3*error and error < .02
 
 
 def test_batches_and_modes():

@@ -94,6 +94,7 @@ def test_apg_written_out(points):
     along = (d*unit).sum(1, keepdim=True)*unit
     want = x2eps(z, x + 2*(d - along + .4*along), lam)
     torch.testing.assert_close(APG(m, 2., .4, .3)(z, lam, y), want)
+    torch.testing.assert_close(APG(m, 2., eta=1.)(z, lam, y), CFG(m, 2.)(z, lam, y))   # nothing left out, nothing cut
     for r in (0., -1., math.nan):
         with pytest.raises(ValueError, match='r must be positive'): APG(m, 1., r=r)
 
