@@ -13,11 +13,12 @@ from .doors import need
 from .schedule import amps, Schedule
 from .denoiser import Denoiser, Wrapper
 
-# %% ../nbs/29_flow.ipynb #3fd70d30
+# %% ../nbs/29_flow.ipynb #ecbe86e1
 def to_t(lam:torch.Tensor): # log-SNR, nats
     "t = σ/(α+σ) = sigmoid(−λ/2), from 0 (data) to 1 (noise)."
     return (-lam/2).sigmoid()
 
+# %% ../nbs/29_flow.ipynb #54aa72cf
 def to_lam(t:torch.Tensor): # between 0 (data) and 1 (noise)
     """λ = 2 log((1−t)/t), log-SNR in nats.
     Raises ValueError for t outside (0, 1)."""
@@ -44,7 +45,7 @@ class Velocity(Wrapper):
         alpha, sigma = amps(lam, x.ndim)
         return (self.model((alpha+sigma)*x, lam, y) - x)*(alpha+sigma)/alpha
 
-# %% ../nbs/29_flow.ipynb #be7a612a
+# %% ../nbs/29_flow.ipynb #ef4d57b5
 class FlowSchedule(Schedule):
     """λ where t is uniform, or logit t ~ N(mean, std²), within ±20; Euler's grid.
     Raises ValueError for a mean beyond ±3 or a std outside (0, 3]."""
@@ -75,8 +76,13 @@ class FlowSchedule(Schedule):
     def grid(self, n_steps, # calls of the model
              kind='authors'): return super().grid(n_steps, kind)  # t = 1 … 1/n_steps
 
+# %% ../nbs/29_flow.ipynb #9004e43c
 class FlowLoss(Callback):
     "The ε-loss becomes the flow's, ‖û − u‖² = ‖ε̂ − ε‖²/(1−t)²."
+    def __init__(self,
+        **kwargs, # for fastai's `Callback`
+    ): super().__init__(**kwargs)
+
     def after_pred(self):
         k = 1/to_t(-self.xb[1]).reshape(-1, *[1]*(self.pred.ndim-1))
         self.learn.pred, self.learn.yb = k*self.pred, (k*self.y,)

@@ -10,7 +10,7 @@ from cfg_edu.guidance import CFG
 from cfg_edu.mixture import Mixture, three
 from cfg_edu.nets import MLP, unet_digits
 from cfg_edu.process import diffuse
-from cfg_edu.sampling import ddim, dpmpp_2m, sample
+from cfg_edu.sampling import Sampler, ddim, dpmpp_2m, heun, sample
 from cfg_edu.schedule import Schedule, amps
 from cfg_edu.training import diffusion_learner
 
@@ -167,6 +167,22 @@ def test_euler_is_ddim(w):
     close(p, got, 1e-9)
     assert len(zs) == 9
     sample(m, (5, 2), 0, dpmpp_2m(sched=FlowSchedule()), 6)            # other samplers take it too
+
+
+def test_heun_in_t_is_a_row_of_heun():
+    "The correction of the second call, times (1−t)/(1−t')"
+    def table(lams):
+        rows, t = heun().table(lams), to_t(lams)
+        rows[1::2,2:4] *= ((1-t[:-1])/(1-t[1:]))[:,None]
+        return rows
+    m, y, lams, zs = CFG(three(), 1.), torch.arange(60)%3, heun().grid(23), []
+    x = sample(m, (60, 2), y, Sampler(table, heun().grid), lams=lams, dtype=torch.float64, cb=lambda i, l, z, x_hat: zs.append(z))
+    f, p, ts = Velocity(m), zs[0]/sum(amps(lams[:1])), [*to_t(lams), torch.tensor(0.)]
+    for a, b in zip(ts, ts[1:]):
+        u = f(p, a.expand(60), y)
+        if b > 0: u = (u + f(p + (b-a)*u, b.expand(60), y))/2
+        p = p + (b-a)*u
+    close(p, x, 1e-12)
 
 
 def learner(cbs, sched=None, predicts='u', **kw):
