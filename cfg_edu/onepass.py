@@ -69,11 +69,12 @@ class OnePass(Guidance):
 
 rules['onepass'] = OnePass
 
-# %% ../nbs/28_one_pass.ipynb #c6034e35
+# %% ../nbs/28_one_pass.ipynb #8950e284
 class TellW(Callback):
     """Tells each example a guidance weight, and makes the target the guided ε.
     Raises ValueError for a network whose condition is no `ClassesAndW`."""
     order, run_valid = Diffuse.order+.5, False
+    power = 1.         # guidance-free: squared errors are weighed by β to this power
     def __init__(self,
         teacher=None,  # a trained model: distilled; 'itself'; None: guidance-free
     ):
@@ -113,5 +114,6 @@ class TellW(Callback):
 
     def after_pred(self):
         if self.free and self.training:
-            beta = 1/(1 + self.xb[2][:,1]).view(-1, *[1]*(self.pred.ndim-1))
-            self.learn.pred, self.learn.yb = self.pred*beta, (self.yb[0]*beta,)
+            weigh = (1 + self.xb[2][:,1])**(-self.power/2)
+            weigh = weigh.view(-1, *[1]*(self.pred.ndim-1))
+            self.learn.pred, self.learn.yb = self.pred*weigh, (self.yb[0]*weigh,)
