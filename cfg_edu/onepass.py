@@ -17,6 +17,7 @@ from .conditions import Classes, conditions
 from .training import Diffuse
 
 # %% ../nbs/28_one_pass.ipynb #09e91a65
+#| code-fold: true
 class ClassesAndW(Classes):
     "A class, and a guidance weight between 0 and `w_max`. A class alone has weight 0."
     w_max = 4.                # the largest weight, that of the paper's sweep
@@ -47,6 +48,7 @@ def with_w(
     return torch.stack([y.float(), torch.as_tensor(w, device=y.device).expand(len(y))], 1)
 
 # %% ../nbs/28_one_pass.ipynb #3c018209
+#| code-fold: true
 class OnePass(Guidance):
     """Guided in one pass: the network is told w, and answers (1+w)ε(z, c) − wε(z).
     Raises ValueError for a network that is not told w, or a w that none was trained on."""
@@ -70,6 +72,7 @@ class OnePass(Guidance):
 rules['onepass'] = OnePass
 
 # %% ../nbs/28_one_pass.ipynb #8950e284
+#| code-fold: true
 class TellW(Callback):
     """Tells each example a guidance weight, and makes the target the guided ε.
     Raises ValueError for a network whose condition is no `ClassesAndW`."""
