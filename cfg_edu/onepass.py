@@ -47,7 +47,7 @@ def with_w(
     "What `ClassesAndW` takes."
     return torch.stack([y.float(), torch.as_tensor(w, device=y.device).expand(len(y))], 1)
 
-# %% ../nbs/28_one_pass.ipynb #3c018209
+# %% ../nbs/28_one_pass.ipynb #b61868e7
 #| code-fold: true
 class OnePass(Guidance):
     """Guided in one pass: the network is told w, and answers (1+w)ε(z, c) − wε(z).
@@ -57,8 +57,8 @@ class OnePass(Guidance):
         w:float,  # guidance weight, 0 … `w_max`
     ):
         super().__init__(model, w)
-        most = getattr(model, 'w_max', None)
-        need(most is not None, "model must be told w: train it with TellW, "
+        most = getattr(model, 'w_max', None) or 0.
+        need(most > 0, "model must be told w: train it with TellW, "
              "or cfg_train --told_w")
         need(0 <= w <= most, f"w must lie in 0 … {most:g}, as in training, got {w}")
 

@@ -23,7 +23,7 @@ from .nets import net_for, presets
 from .training import per_step, SampleGrid
 from .metrics import to_uint8
 from .processes import rng_state, set_rng_state
-from . import onepass, rules as _  # noqa: F401 (by name: told_w, rules)
+from . import onepass  # noqa: F401 (what is told w, by name)
 from .upsampling import Part, Stack
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
