@@ -176,7 +176,8 @@ class Plan(AttrDict):
             shrink(torch.empty(1, *shape), self.up)         # its door
         c.update(shape=shape, n_classes=dls.c, data_fingerprint=_known(dls),
                  classes=fingerprint(*map(str, dls.vocab or ())))
-        need(dls.vocab or not self.told_w, "told_w is for classes, the data has numbers")
+        need(not self.told_w or dls.vocab is not None,
+             "told_w is for classes, the data has numbers")
         cond = 'vector' if dls.vocab is None else 'told_w' if self.told_w else None
         own = dict(cond=cond, clock=self.before().get('clock'))
         c.update({k: v for k, v in own.items() if v})
@@ -184,8 +185,7 @@ class Plan(AttrDict):
         earlier = self.run(c) if self.init not in (None, 'adm') else None
         begun = Run(self.out).begun or not self.init
         net = network(c) if begun else earlier or self.adm(dls.vocab)
-        if self.teacher:                        # to begin with, it knows as much
-            net.load_state_dict(self.run(c, 'teacher').state_dict(), strict=False)
+        if self.teacher: self.taught(net, self.run(c, 'teacher'))
         own = signature(type(net)).parameters
         c.update({k: getattr(net, k) for k in own if hasattr(net, k)})
         return net, json.loads(json.dumps(c))
@@ -215,6 +215,18 @@ class Plan(AttrDict):
         c[role] = fingerprint(*net.state_dict().values())
         return net.requires_grad_(True)
 
+    def taught(self,
+        net,      # the network to train
+        teacher,  # the teacher's
+    ):
+        "A network of the teacher's kind begins with what that one knows."
+        def kind(o): return type(o), getattr(o, 'clock', None)
+        known, own = teacher.state_dict(), net.state_dict()
+        fits = all(k in own and own[k].shape == v.shape for k, v in known.items())
+        says = Run(self.teacher).config['predicts'] == self.predicts
+        if fits and says and kind(net) == kind(teacher):
+            net.load_state_dict(known, strict=False)
+
     def learner(self,
         dls,  # the data's `DataLoaders`
         net,  # the network
@@ -224,7 +236,7 @@ class Plan(AttrDict):
         grid = SampleGrid(max(1, s.epochs//10), clip=clip, folder=Path(s.out)/'samples')
         cbs = [GradientClip(s.grad_clip), Deal(), grid]
         cbs += [LowRes(s.up, s.disturb)]*bool(s.up)
-        cbs += [TellW(s.teacher and Run(s.teacher).model())]*s.told_w
+        if s.told_w: cbs.append(TellW(Run(s.teacher).model() if s.teacher else None))
         cbs += [ChannelsLast()]*s.channels_last
         cbs += [GradientAccumulation(s.bs)]*(s.at_once < s.bs)
         if s.precision != 'fp32': cbs.append(HalfPrecision(s.precision))

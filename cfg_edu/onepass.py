@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ClassesAndW', 'with_w', 'OnePass', 'TellW']
 
-# %% ../nbs/28_one_pass.ipynb #e7c9c3de
+# %% ../nbs/28_one_pass.ipynb #298c1e5d
 import torch
 from fastai.callback.core import Callback
 from fastai.torch_core import get_model
@@ -14,7 +14,7 @@ from .doors import need
 from .denoiser import both
 from .guidance import Guidance, rules
 from .conditions import Classes, conditions
-from .training import Diffuse
+from .training import Diffuse, DropLabel
 
 # %% ../nbs/28_one_pass.ipynb #09e91a65
 #| code-fold: true
@@ -71,7 +71,7 @@ class OnePass(Guidance):
 
 rules['onepass'] = OnePass
 
-# %% ../nbs/28_one_pass.ipynb #8950e284
+# %% ../nbs/28_one_pass.ipynb #c29e5620
 #| code-fold: true
 class TellW(Callback):
     """Tells each example a guidance weight, and makes the target the guided ε.
@@ -92,12 +92,16 @@ class TellW(Callback):
              "the network must be told w: make it with cond=ClassesAndW")
         need(who is None or who.null == net.null, "teacher must know the network's "
              f"{net.null} classes, got {getattr(who, 'null', None)}")
+        p = max([cb.p for cb in self.learn._grab_cbs(DropLabel)], default=0)
+        need(who is not None or 0 < p < 1, "TellW without a teacher needs an answer "
+             f"without a label: train with p_uncond=.1, got {p:g}")
         if who is not None: who.to(next(net.parameters()).device)
 
     def weights(self,
         c:Tensor,  # (b,) int64 classes
     )->Tensor:     # (b,) float32
-        "`w_max` times the square of a uniform number; 0 for a quarter, and for no class."
+        """`w_max` times the square of a uniform number; 0 for the first quarter of a
+        batch, rounded down, and where no class is told."""
         model = get_model(self.model)
         w = model.w_max*torch.rand(len(c), device=c.device)**2
         w[:len(w)//4] = 0
@@ -106,13 +110,14 @@ class TellW(Callback):
     @torch.no_grad()
     def before_batch(self):
         (z, lam, c, *more), (eps,) = self.xb, self.yb
-        w, who = self.weights(c), self.teacher or self.learn.ema.avg
-        on = w > 0                               # the others have ε for a target
-        q, target = [o[on] for o in (z, lam, c, *more)], eps.clone()
-        if self.free: eps_c, eps_u = eps[on], who(*q[:2], who.null_like(q[2]), *q[3:])
-        else: eps_c, eps_u = both(who, *q)
-        if self.teacher is not None: target[on] = eps_c
-        target[on] += w[on].view(-1, *[1]*(z.ndim-1))*(eps_c - eps_u)
+        w, model, target = self.weights(c), self.teacher or self.ema.avg, eps.clone()
+        on = w > 0                               # the others keep ε for a target
+        if on.any():
+            z_w, lam_w, c_w, *more_w = (o[on] for o in (z, lam, c, *more))
+            if self.free: eps_c, eps_u = eps[on], model(z_w, lam_w, None, *more_w)
+            else: eps_c, eps_u = both(model, z_w, lam_w, c_w, *more_w)
+            if self.teacher is not None: target[on] = eps_c
+            target[on] += w[on].view(-1, *[1]*(z.ndim-1))*(eps_c - eps_u)
         self.learn.xb, self.learn.yb = (z, lam, with_w(c, w), *more), (target,)
 
     def after_pred(self):

@@ -3,12 +3,12 @@ from types import SimpleNamespace
 import pytest, torch
 from torch.nn import functional as F
 from cfg_edu import cli
-from cfg_edu.data import data_dls
+from cfg_edu.data import data_dls, rungs
 from cfg_edu.denoiser import Denoiser
 from cfg_edu.files import read_npz
 from cfg_edu.guidance import CFG, rules
 from cfg_edu.mixture import three
-from cfg_edu.nets import MLP, unet_digits
+from cfg_edu.nets import MLP, Preset, presets, unet_digits
 from cfg_edu.onepass import ClassesAndW, OnePass, TellW, with_w
 from cfg_edu.process import diffuse
 from cfg_edu.runs import Run
@@ -124,6 +124,26 @@ def test_a_network_that_is_not_told_w():
         with pytest.raises(ValueError, match='teacher must be a model'): TellW(bad)
 
 
+@pytest.mark.parametrize('p', [0., 1.])
+def test_without_a_teacher_labels_must_be_dropped(p):
+    "Or the answer without a label was never trained; one who has a teacher needs none"
+    x, y = Exact.world.draw(300)
+    dls = data_dls(x.float(), y, range(3), 100, 50, device='cpu')
+    for cb in (TellW(), TellW('itself')):
+        with pytest.raises(ValueError, match='train with p_uncond=.1'): diffusion_learner(dls, net(), p_uncond=p, cbs=cb).fit(1)
+    learn = diffusion_learner(dls, net(), p_uncond=p, cbs=TellW(Denoiser(MLP(3))))
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+
+
+@pytest.mark.parametrize('cb', [TellW(), TellW('itself'), TellW(Exact())], ids=['free', 'itself', 'teacher'])
+@pytest.mark.parametrize('y', [[3], [3, 3, 3, 3, 3], [0]])
+def test_batches_of_nobody_and_of_one(cb, y):
+    "No class in all of the batch: nobody is asked, and the target is the noise"
+    z, lam, _, eps = batch(len(y), torch.tensor(1.))
+    (c, w), target = told(cb, z, lam, torch.tensor(y), eps)
+    assert target.shape == eps.shape and torch.equal(target[w == 0], eps[w == 0]) and (w > 0).sum() == (y == [0])
+
+
 def test_it_is_saved_and_found_again(tmp_path):
     "The condition has a name in the configuration"
     m = net()
@@ -180,6 +200,13 @@ def test_the_commands(tmp_path, monkeypatch):
     taught = train(tmp_path/'taught', told_w=True, teacher=str(plain.path))
     assert taught.config['teacher'] != str(plain.path), 'the fingerprint of its weights, not its place'
     assert isinstance(taught.model(device='cpu').net.label_emb, ClassesAndW)
+    begun, _ = cli.Plan(data='moons', out='', told_w=True, teacher=str(plain.path)).network(rungs['moons'].make())
+    first = plain.model(device='cpu').net.state_dict()
+    assert all(torch.equal(begun.state_dict()[k], v) for k, v in first.items())        # it begins with the teacher's weights
+    for kw in (dict(predicts='eps'), dict(net='wide')):                                # where they mean the same, and fit
+        monkeypatch.setitem(presets, 'wide', Preset(lambda n, shape, **o: MLP(n, width=32, **o), **presets['mlp'].recipe))
+        other, _ = cli.Plan(data='moons', out='', told_w=True, teacher=str(plain.path), **kw).network(rungs['moons'].make())
+        assert not any(torch.equal(other.state_dict()[k], v) for k, v in first.items() if v.any())
     with pytest.raises(ValueError, match='must be told w'): cli.cfg_sample(plain.path, n=30, w=2., rule='onepass')
     with pytest.raises(ValueError, match='w must lie in 0 … 4'): cli.cfg_sample(a.path, n=30, w=5., rule='onepass')
 
