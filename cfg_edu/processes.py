@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['HalfPrecision', 'rng_state', 'set_rng_state', 'Deal']
 
-# %% ../nbs/34_processes.ipynb #2bb324c5
+# %% ../nbs/34_processes.ipynb #bf4eb6a1
 #| code-fold: true
 import torch
+import torch.distributed.nn  # before there is a group: its defaults would hold that for ever
 from functools import partial
 from .doors import need
 from . import data  # noqa: F401 (quiet import of fastai)

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt, numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file
 from averages import Averages
-from cfg_edu import cli, runs, training, upsampling
+from cfg_edu import cli, draws, jury, plan, training, upsampling
 from cfg_edu.data import data_dls, digits, Rung, rungs
 from cfg_edu.imagenet import imagenet_classes
 from cfg_edu.judges import get_judge
@@ -134,7 +134,7 @@ def test_a_longer_run_starts_from_the_weights(here, top):
     assert all(torch.equal(got[k], ema[k]) for k in ema) and len(ema) == len(got)
     on = dict(moons, init=str(first), out='on', steps=4, every=2)
     run = Run(cli.cfg_train(**on))
-    assert run.config['init'] == runs.Sampling().of(Run(first)).id and (run.config['net'], run.config['predicts']) == ('mlp', 'v')
+    assert run.config['init'] == draws.Sampling().of(Run(first)).id and (run.config['net'], run.config['predicts']) == ('mlp', 'v')
     assert cli.cfg_train(**on) == run.path                                          # trained already
     whole = load_file(run.path/'ema.safetensors')
     (run.path/'ema.safetensors').unlink()
@@ -167,7 +167,7 @@ def test_the_start_s_own_network_is_typed_not_read(here):
 
 
 def test_whole_epochs():
-    e = lambda *args: tuple(cli.Plan.whole(*args).values())
+    e = lambda *args: tuple(plan.Plan.whole(*args).values())
     assert [e(o, None) for o in (1, 100, 101, 250, 300, 10_001)] == [(1, 1), (1, 100), (2, 102), (3, 252), (3, 300), (100, 10_100)]
     assert [e(*o) for o in ((10, 3), (540_000, 1000))] == [(4, 12), (540, 540_000)]
 
@@ -331,7 +331,7 @@ def test_a_perfect_model_of_skewed_data(here, monkeypatch):
     def perfect(self, i, bs, w, asked):
         pool = [((y == c).nonzero()[:, 0])[1::2] for c in range(10)]
         return torch.cat([x[pool[c][torch.randint(len(pool[c]), (1,))]] for c in asked[i:i+bs]])
-    monkeypatch.setattr(runs.Sampling, 'batch', perfect)
+    monkeypatch.setattr(draws.Sampling, 'batch', perfect)
     ask = dict(n=1000, n_steps=2)
     as_data, even = cli.cfg_evaluate('r', **ask), cli.cfg_evaluate('r', **ask, balanced=True)
     assert as_data['fid'] < 1 < 20 < even['fid'] and as_data['n'] == even['n'] == 1000
@@ -368,13 +368,13 @@ def test_a_sweep_of_an_earlier_version(here):
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 400), st.lists(st.integers(0, 10**6), min_size=1, max_size=12).filter(any))
 def test_in_turn(n, counts):
-    y, c, total = cli.in_turn(n, torch.tensor(counts)), len(counts), sum(counts)
+    y, c, total = jury.in_turn(n, torch.tensor(counts)), len(counts), sum(counts)
     many = y.bincount(minlength=c).tolist()
     assert len(y) == n and all(abs(k-n*o/total) < 1 for k, o in zip(many, counts))
     each = min(k for k in many if k)                                                # so long they are all in turn
     asked = [k for k in range(c) if many[k]]
     assert y[:each*len(asked)].tolist() == asked*each
-    assert cli.in_turn(n, torch.full((c,), 7)).tolist() == [i%c for i in range(n)]
+    assert jury.in_turn(n, torch.full((c,), 7)).tolist() == [i%c for i in range(n)]
 
 
 tiny = dict(steps=4, n=30, n_steps=2)
@@ -421,7 +421,7 @@ def test_imagenet_s_form(here, monkeypatch):
         images = dict(data=rng.integers(0, 256, (4, 12288), dtype=np.uint8), labels=rng.integers(1, 1001, 4).tolist(), mean=np.zeros(12288))
         with open(archive/name, 'wb') as f: pickle.dump(images, f)
     i64 = dict(data='imagenet64', path=cli.cfg_prepare(archive, out='cache64'), out='i64')
-    monkeypatch.setattr(cli, 'SampleGrid', lambda every, **kw: training.SampleGrid(every, n=1, **kw))
+    monkeypatch.setattr(plan, 'SampleGrid', lambda every, **kw: training.SampleGrid(every, n=1, **kw))
     cli.cfg_train(**i64, net='unet_small', steps=1, bs=4, micro=2)
     rows = cli.cfg_tradeoff(**i64, judge='averages', ws='0,0.1,0.15', n=12, n_steps=2)
     assert [(r['w'], r.get('paper_fid'), r.get('paper_isc')) for r in rows] == [(0, 1.8, 53.71), (.1, 1.55, 66.11), (.15, None, None)]
@@ -451,7 +451,7 @@ class Loaders:
 def test_from_adm_s_weights(here):
     with torch.device('meta'): names = {k: t.shape for k, t in net_for('adm64', 1000, (3, 64, 64), out_channels=6).state_dict().items()}
     torch.save({k: torch.full((1,), .01).expand(s) for k, s in names.items()}, 'adm.pt')
-    s = cli.Plan(data='imagenet64', init='adm', weights='adm.pt', bs=8, micro=4, out='tuned')
+    s = plan.Plan(data='imagenet64', init='adm', weights='adm.pt', bs=8, micro=4, out='tuned')
     assert (s.net, s.predicts, s.warmup, s.at_once, s.steps) == ('adm64', 'eps', 1000, 4, 540_000)
     net, config = s.network(Loaders)
     assert (config['clock'], config['n_classes']) == ('adm', 1000) and all(p.requires_grad and (p == .01).all() for p in net.parameters())

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pytest, torch
 from torch.nn import functional as F
 from cfg_edu import cli
+from cfg_edu.plan import Plan
 from cfg_edu.data import data_dls, rungs
 from cfg_edu.denoiser import Denoiser
 from cfg_edu.files import read_npz
@@ -200,12 +201,12 @@ def test_the_commands(tmp_path, monkeypatch):
     taught = train(tmp_path/'taught', told_w=True, teacher=str(plain.path))
     assert taught.config['teacher'] != str(plain.path), 'the fingerprint of its weights, not its place'
     assert isinstance(taught.model(device='cpu').net.label_emb, ClassesAndW)
-    begun, _ = cli.Plan(data='moons', out='', told_w=True, teacher=str(plain.path)).network(rungs['moons'].make())
+    begun, _ = Plan(data='moons', out='', told_w=True, teacher=str(plain.path)).network(rungs['moons'].make())
     first = plain.model(device='cpu').net.state_dict()
     assert all(torch.equal(begun.state_dict()[k], v) for k, v in first.items())        # it begins with the teacher's weights
     for kw in (dict(predicts='eps'), dict(net='wide')):                                # where they mean the same, and fit
         monkeypatch.setitem(presets, 'wide', Preset(lambda n, shape, **o: MLP(n, width=32, **o), **presets['mlp'].recipe))
-        other, _ = cli.Plan(data='moons', out='', told_w=True, teacher=str(plain.path), **kw).network(rungs['moons'].make())
+        other, _ = Plan(data='moons', out='', told_w=True, teacher=str(plain.path), **kw).network(rungs['moons'].make())
         assert not any(torch.equal(other.state_dict()[k], v) for k, v in first.items() if v.any())
     with pytest.raises(ValueError, match='must be told w'): cli.cfg_sample(plain.path, n=30, w=2., rule='onepass')
     with pytest.raises(ValueError, match='w must lie in 0 … 4'): cli.cfg_sample(a.path, n=30, w=5., rule='onepass')

@@ -126,14 +126,27 @@ def test_states_go_and_come_back():
     b = draw()
     assert torch.equal(a[0], b[0]) and a[1] == b[1]
 
+job = """
+import atexit, os, sys
+@atexit.register                # before the command's own, so it is the last
+def end():
+    "The group's threads have ended: one that meets Python's end aborts the process, now and then"
+    tasks = '/proc/self/task'
+    for t in os.listdir(tasks) if os.path.exists(tasks) else ():
+        with open(f'{tasks}/{t}/comm') as f: print('left behind:' if 'gloo' in f.read() else 'a thread')
+from cfg_edu.cli import cfg_train, cfg_sample
+cfg_train('moons', out=sys.argv[1], steps=2, bs=8)
+cfg_sample(sys.argv[1], n=5, bs=2, n_steps=2)
+"""
+
 def test_a_launched_command_joins_its_processes_without_a_gpu(tmp_path):
     "No variable says that there is none; each would train all of it and write to the folder of the other"
     launch = [sys.executable, '-W', 'ignore', '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '--']
-    code = "import sys; from cfg_edu.cli import cfg_train, cfg_sample; cfg_train('moons', out=sys.argv[1], steps=2, bs=8); cfg_sample(sys.argv[1], n=5, bs=2, n_steps=2)"
-    (tmp_path/'job.py').write_text(code)
+    (tmp_path/'job.py').write_text(job)
     env = {k: v for k, v in os.environ.items() if k != 'ACCELERATE_USE_CPU'} | {'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
     out = subprocess.run([*launch, tmp_path/'job.py', tmp_path/'r'], env=env, capture_output=True, text=True, timeout=300)
     assert out.returncode == 0, out.stderr[-3000:]
+    assert 'left behind' not in out.stdout
     assert '2 steps of 8 on 2 × cpu' in out.stdout and out.stdout.count('trained in') == out.stdout.count('5 samples') == 1
     cfg_train('moons', out=tmp_path/'one', steps=2, bs=8)
     x, _ = cfg_sample(tmp_path/'one', n=5, bs=2, n_steps=2)

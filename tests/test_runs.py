@@ -5,13 +5,14 @@ import numpy as np, pytest, torch
 from fastai.callback.core import Callback
 from fastai.callback.training import GradientAccumulation
 from safetensors.torch import load_file, save_file
-from cfg_edu import cli, runs, upsampling
+from cfg_edu import cli, draws, runs, upsampling
 from cfg_edu.data import rungs, toy_dls
 from cfg_edu.guidance import CFG, rules
 from cfg_edu.conditions import Vector
 from cfg_edu.nets import MLP, presets
 from cfg_edu.doors import find, need, numbers
-from cfg_edu.runs import alone, Checkpoint, first, read_rows, Run, Sampling, write_rows
+from cfg_edu.draws import Sampling
+from cfg_edu.runs import alone, Checkpoint, first, read_rows, Run, write_rows
 from cfg_edu.sampling import sample
 from cfg_edu.training import diffusion_learner
 
@@ -277,7 +278,7 @@ def made(run, folder, monkeypatch, n=50, world=1, calls=None, stop=None, **kwarg
         return sample(model, shape, y, *args, seed=seed, **kw)
     monkeypatch.setattr(upsampling, 'sample', spy)
     for i in range(world)[::-1]:
-        monkeypatch.setattr(runs, 'PartialState', lambda i=i: Fake(i, world))
+        for o in (draws, runs): monkeypatch.setattr(o, 'PartialState', lambda i=i: Fake(i, world))
         monkeypatch.setattr(runs, 'broadcast_object_list', lambda o: o)
         with how.samples(folder, 1., how.asks(n)) as x: assert (x is None) == (i > 0)
     monkeypatch.undo()
@@ -359,11 +360,12 @@ def test_doors_of_sampling(bad, words): refused(lambda: Sampling(**bad), *words)
 
 def test_a_network_from_elsewhere(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runs, 'presets', dict(presets))
+    own = dict(presets)
+    for o in (draws, runs): monkeypatch.setattr(o, 'presets', own)
     Path('net_of_test_runs.py').write_text('from cfg_edu.nets import presets\nmine = presets["mlp"]\n')
     d = json.loads((run.path/'config.json').read_text())
     (run.path/'config.json').write_text(json.dumps(dict(d, net='net_of_test_runs.mine')))
-    monkeypatch.setattr('cfg_edu.nets.presets', runs.presets)
+    monkeypatch.setattr('cfg_edu.nets.presets', own)
     assert torch.equal(Sampling(net='net_of_test_runs.mine').of(run).model.net.out.weight, load_file(run.path/'ema.safetensors')['out.weight'])
 
 
