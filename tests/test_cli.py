@@ -57,6 +57,11 @@ def test_options_of_the_shell():
     assert (own.p_uncond, own.lam_min, own.lam_max, own.compile, own.recompute, own.seed, own.steps) == (.3, -5., 7., True, False, 3, 9)
 
 
+def test_help_needs_no_torch():
+    said = subprocess.run([sys.executable, '-c', "import sys; from cfg_edu import cli; print(cli._parser(cli.cfg_tradeoff).format_help()); assert not {'torch', 'fastai', 'numpy'} & {*sys.modules}"], capture_output=True, text=True)
+    assert not said.returncode and '--up-w' in said.stdout, said.stderr
+
+
 def test_a_wrong_argument_is_one_sentence(top, tmp_path):
     (tmp_path/'verb.py').write_text('from cfg_edu.cli import cfg_sample\nif __name__ == "__main__": cfg_sample()\n')
     call = [sys.executable, '-W', 'ignore', str(tmp_path/'verb.py'), str(top/'moons'), '--w', '-7']
