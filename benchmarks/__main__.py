@@ -1,4 +1,6 @@
 import sys
+from .glyphs import glyphs
+from .gpu import gpu
 from .growth import growth
 from .late import late
 from .loop import loop
@@ -8,7 +10,7 @@ from .sampling import sampling
 from .step import step
 from .train import train
 
-benchmarks = dict(step=step, loop=loop, sampling=sampling, quality=quality, train=train, late=late, onepass=onepass, growth=growth)
+benchmarks = dict(gpu=gpu, step=step, loop=loop, sampling=sampling, quality=quality, train=train, late=late, onepass=onepass, growth=growth, glyphs=glyphs)
 name = sys.argv[1] if len(sys.argv) > 1 else ''
 if name in benchmarks:
     sys.argv[:2] = [f'{sys.argv[0]} {name}']                # what follows are the benchmark's own arguments

@@ -1,6 +1,6 @@
 """The same network from four libraries, at two sizes: how it is built, and how it is called with (z, λ, t, y)."""
 from functools import cache
-import torch
+import torch, torch._dynamo
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
@@ -12,7 +12,7 @@ sizes = dict(adm64=((3,64,64), 1000), digits=((1,8,8), 10))  # shape of an image
 
 class Ours:
     "The network of this package."
-    package, options = 'cfg_edu', ('last', 'compile', 'graphs', 'recompute')
+    package, options = 'cfg_edu', ('last', 'compile', 'blocks', 'graphs', 'recompute')
     def build(self, size, opts=(), **kwargs):
         net = dict(adm64=adm64, digits=unet_digits)[size](**kwargs)
         if 'recompute' in opts: recompute(net)
@@ -35,7 +35,7 @@ class Guided:
 
 class Diffusers:
     "diffusers' `UNet2DModel`, its blocks as near to ADM's as its options allow."
-    package, options = 'diffusers', ('last', 'compile', 'graphs', 'recompute')
+    package, options = 'diffusers', ('last', 'compile', 'blocks', 'graphs', 'recompute')
     def build(self, size, opts=()):
         from diffusers import UNet2DModel
         blocks = lambda way: [f'{way}Block2D'] + [f'Attn{way}Block2D']*3
@@ -67,6 +67,14 @@ def parse(
     if name not in libraries: raise ValueError(f"there is {', '.join(libraries)}, not {name!r}")
     if bad := set(opts) - set(libraries[name].options): raise ValueError(f"{name} has the options {', '.join(libraries[name].options)}, not {', '.join(sorted(bad))}")
     return libraries[name], tuple(opts)
+
+def compile_blocks(
+    net:nn.Module,  # ours or diffusers'
+):
+    "Compiles each residual block and each attention by itself, where `compile` takes the network as a whole."
+    torch._dynamo.config.recompile_limit = 64               # their sizes differ
+    for m in net.modules():
+        if type(m).__name__ in ('ResBlock', 'AttentionBlock', 'ResnetBlock2D', 'Attention'): m.compile()
 
 def inputs(
     size:str,    # 'adm64' or 'digits'

@@ -10,11 +10,11 @@ from statistics import median
 import torch
 from fastcore.script import call_parse
 from torch.nn import functional as F
-from .contestants import count, difference, inputs, parse, sizes, stir
+from .contestants import compile_blocks, count, difference, inputs, parse, sizes, stir
 from .record import machine, record
 
 defaults = dict(  # the most important first: time may run out
-    adm64='ours,guided+fp16,diffusers,ours+last,ddpm,ours+compile,diffusers+compile,guided,ours+recompute,guided+fp16+recompute,ours+last+compile,diffusers+last',
+    adm64='ours,guided+fp16,diffusers,ours+last,ours+blocks,ddpm,ours+compile,diffusers+compile,guided,ours+recompute,guided+fp16+recompute,ours+last+compile,diffusers+last',
     digits='ours,diffusers,ddpm,ours+last,ours+compile,diffusers+compile')
 peaks = {'H100 PCIe':756, 'H100':989, 'H200':989, 'A100':312}   # TFLOP/s in bf16, dense: data sheets
 
@@ -41,6 +41,7 @@ class Contestant:
         *self.args, self.target = inputs(size, batch, device, seed)
         if 'last' in opts: self.args[0], self.target = [o.to(memory_format=torch.channels_last) for o in (self.args[0], self.target)]
         if 'compile' in opts: self.net.compile()
+        if 'blocks' in opts: compile_blocks(self.net)
         if 'graphs' in opts: self.net.compile(mode='reduce-overhead')   # CUDA graphs
         half = dict(bf16=torch.bfloat16, fp16=torch.float16).get(precision)
         self.autocast = (lambda: torch.autocast(device, half)) if half and not self.trainer else nullcontext
@@ -98,7 +99,7 @@ def step(
     precision:str='bf16',  # of autocast: bf16, fp16 or fp32; guided+fp16 has its own
     steps:int=10,          # timed steps of each variant
     warmup:int=3,          # steps before them
-    variants:str=None,     # library+option+…,…: ours, guided, diffusers, ddpm with last (channels_last), compile, graphs (compile with CUDA graphs), recompute, fp16 (guided's own); none: a choice for the network
+    variants:str=None,     # library+option+…,…: ours, guided, diffusers, ddpm with last (channels_last), compile, blocks (compile each by itself), graphs (compile with CUDA graphs), recompute, fp16 (guided's own); none: a choice for the network
     budget:float=170.,     # seconds after which no variant is started, nor one that would end later if it took as long as the last of its kind, compiled or not; 0: no limit
     threads:int=0,         # of the processor; 0: as torch chooses
     seed:int=0,            # of weights, batch and dropout
@@ -129,7 +130,7 @@ def step(
 
     def prepare(v):
         "A variant, warmed up, and the memory it took, GB; None if it fails"
-        kind, t0 = 'compile' in v or 'graphs' in v, time.perf_counter()
+        kind, t0 = any(o in v for o in ('compile', 'blocks', 'graphs')), time.perf_counter()
         if budget and t0-began + took.get(kind, 0) > budget: return print(f"{v:22} not started: --budget {budget:g} is used up", flush=True)
         try:
             if cuda: torch.cuda.reset_peak_memory_stats()

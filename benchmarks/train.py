@@ -3,6 +3,7 @@ Quality against seconds of training: our learner and other libraries' loops, wit
 
     python -m benchmarks train --data digits
     python -m benchmarks train --data mixture --marks 1,2,4,8,16
+    python -m benchmarks train --data mnist --marks 30,60,120,240
 """
 import time
 from copy import deepcopy
@@ -18,28 +19,33 @@ from fastai.callback.training import GradientClip
 from fastcore.script import call_parse
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
-from cfg_edu.data import digits_dls, toy, toy_dls
+from torch.utils.data import DataLoader, TensorDataset
+from cfg_edu.data import digits_dls, mnist_dls, to_unit, toy, toy_dls
 from cfg_edu.denoiser import Denoiser
+from cfg_edu.guidance import CFG
 from cfg_edu.judges import get_judge
 from cfg_edu.metrics import evaluate, real_stats
 from cfg_edu.mixture import sliced_wasserstein
-from cfg_edu.nets import presets, MLP, unet_digits
+from cfg_edu.nets import MLP, presets, UNet, unet_digits
 from cfg_edu.sampling import sample
 from cfg_edu.schedule import amps
 from cfg_edu.training import diffusion_learner
 from . import rivals
 from .record import machine, record
 
+def mnist_net():
+    "A U-Net for 28×28 pixels that a CPU trains in minutes"
+    return UNet(28, 1, 12, n_classes=10, channel_mult=(1, 2, 2), attn_sizes=(7,), head_channels=12)
+
 class Done(Exception): pass
 
 class Watch:
-    "Called after each step with the model as it would be used: judges it at each mark, while the clock stands still"
+    "Called after each step with the model as it would be used: judges it at each mark of CPU seconds, while the clock stands still"
     def __init__(self, marks, judge): self.marks, self.judge, self.spent, self.steps, self.seen = list(marks), judge, 0., 0, []
-    def start(self): self.since = time.perf_counter()
+    def start(self): self.since = time.process_time()
     def look(self, model): self.seen.append((self.spent, self.steps, self.judge(deepcopy(model()))))
     def __call__(self, model):
-        self.spent, self.steps = self.spent + time.perf_counter() - self.since, self.steps + 1
+        self.spent, self.steps = self.spent + time.process_time() - self.since, self.steps + 1
         if self.marks and self.spent >= self.marks[0]:
             self.marks.pop(0)
             self.look(model)
@@ -47,7 +53,9 @@ class Watch:
         self.start()
 
 def _hide(y, null, p=.1): return y.masked_fill(torch.rand(len(y)) < p, null)
-def _loader(dls, bs): return DataLoader(dls.train.dataset, bs, shuffle=True, drop_last=True)
+def _loader(dls, bs):
+    x, y = dls.train.dataset.tensors
+    return DataLoader(TensorDataset(x if x.is_floating_point() else to_unit(x), y), bs, shuffle=True, drop_last=True)
 
 def ours(dls, net, r, lr, watch, cycle=0):
     "`diffusion_learner`, at a constant rate after 50 steps, or one cycle of so many steps"
@@ -124,36 +132,50 @@ def ddpm(dls, net, r, lr, watch):
 
 @call_parse
 def train(
-    data:str='digits',       # digits, or a law in the plane: mixture, moons, spirals, pinwheel, checkerboard
-    marks:str='4,8,16,32,64',# seconds of training at which the model is judged
+    data:str='digits',       # digits, mnist, or points in the plane: mixture, moons, spirals, pinwheel, checkerboard
+    marks:str='4,8,16,32,64',# CPU seconds of training at which the model is judged
+    n:int=2000,              # samples that are judged; of points 10,000
+    ws:str='0',              # guidance weights, of which the best counts
     seed:int=0,              # of the weights and the order
     only:str='',             # contestants that contain this
     out:str='benchmarks/results.csv', # rows are added to this file; '': to none
 ):
     "Quality against seconds of training: our learner and others' loops with the same network."
-    marks, plane = [float(o) for o in marks.split(',')], data != 'digits'
-    r, n = presets['mlp' if plane else 'unet_digits'].recipe, 10_000 if plane else 2000
-    get = (lambda: toy_dls(data, r['bs'], seed=seed)) if plane else (lambda: digits_dls(r['bs'], seed))
+    torch.set_num_threads(1)                                # CPU seconds of one thread
+    marks, plane, ws = [float(o) for o in marks.split(',')], data not in ('digits', 'mnist'), [float(o) for o in ws.split(',')]
+    r = dict(presets['mlp' if plane else 'unet_digits'].recipe)
+    if data == 'mnist': r.update(bs=64, decay=.998)
+    if plane: n = 10_000
+    get = dict(digits=lambda: digits_dls(r['bs'], seed), mnist=lambda: mnist_dls(bs=r['bs'], seed=seed, device='cpu')).get(data, lambda: toy_dls(data, r['bs'], seed=seed))
+    make = dict(digits=unet_digits, mnist=mnist_net).get(data, lambda: MLP(dls.c))
     dls = get()
     if plane: x, y = toy(data, n, 1000+seed)
-    else: y, ref = torch.arange(n)%10, real_stats(torch.cat([dl.dataset.tensors[0] for dl in dls]), 'digits')
+    else: y, ref = torch.arange(n)%10, real_stats(dls.valid_ds.tensors[0] if data == 'mnist' else torch.cat([dl.dataset.tensors[0] for dl in dls]), get_judge(data))
     def judge(model):
-        with torch.random.fork_rng(): o = sample(model.eval(), (n, *model.net.shape), y, clip=None if plane else (-1, 1))
-        return sliced_wasserstein(o, x) if plane else evaluate(o, ref, y, get_judge('digits'))['fid']
+        "What counts: sliced Wasserstein distance, or at the best weight FID and agreement"
+        draw = lambda w: sample(CFG(model.eval(), w) if w else model.eval(), (n, *model.net.shape), y, seed=10_000*seed, clip=None if plane else (-1, 1))
+        with torch.random.fork_rng():
+            if plane: return dict(sw=sliced_wasserstein(draw(0.), x))
+            rows = [dict(evaluate(draw(w), ref, y, get_judge(data)), w=w) for w in ws]
+        return {k: best[k] for best in [min(rows, key=lambda r: r['fid'])] for k in ('fid', 'agreement', 'w')}
+    reached = {}
     rates = dict(diffusers=1e-4, smalldiffusion=1e-3, ddpm=1e-4)                    # theirs
     loops = {'ours': (partial(ours, lr=r['lr']), 'cfg_edu'), 'ours, one cycle': (partial(ours, lr=r['lr'], cycle=r['steps']), 'cfg_edu')}
     others = {'diffusers': ('diffusers', diffusers), 'smalldiffusion': ('smalldiffusion', small), 'denoising-diffusion-pytorch': ('ddpm', ddpm)}
     for lib, (name, f) in rivals.installed(others).items():
         if plane and name == 'ddpm': continue                                       # made for images
         for lr in (rates[name], r['lr']): loops[f'{name}, lr {lr:g}'] = partial(f, lr=lr), lib
-    key = 'sw' if plane else 'fid'
-    print(f'{machine()}, {torch.get_num_threads()} threads; {data}, batch {r["bs"]}, seed {seed}; {key} after so many seconds of training (steps)')
+    print(f'{machine()}, {torch.get_num_threads()} threads; {data}, batch {r["bs"]}, seed {seed}; after so many CPU seconds of training (steps)')
     for name, (loop, lib) in loops.items():
         if only not in name: continue
+        if 'cycle' in name and data == 'mnist':             # as many steps as the constant rate took in the time
+            if 'ours' not in reached: continue
+            loop = partial(ours, lr=r['lr'], cycle=max(100, reached['ours']//100*100))
         torch.manual_seed(seed)
-        net, watch = MLP(dls.c) if plane else unet_digits(), Watch([] if 'cycle' in name else marks, judge)
+        net, watch = make(), Watch([] if 'cycle' in name else marks, judge)
         with torch.random.fork_rng():
             try: loop(get(), net, r, watch=watch)
             except Done: pass
-        print(f'{name:26}' + '  '.join(f'{s:6.1f} s ({k:5}) {e:.4f}' for s, k, e in watch.seen), flush=True)
-        for s, k, e in watch.seen: record(out, 'train', f'data={data} batch={r["bs"]} seconds={s:.3g}', name, {key: e, 'steps': k}, seed, lib)
+        print(f'{name:26}' + '  '.join(f'{s:6.1f} s ({k:5}) ' + ' '.join(f'{o:.3f}' for o in e.values()) for s, k, e in watch.seen), flush=True)
+        reached[name] = watch.steps
+        for s, k, e in watch.seen: record(out, 'train', f'data={data} batch={r["bs"]} seconds={s:.3g}', name, dict(e, steps=k), seed, lib)

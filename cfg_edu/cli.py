@@ -86,7 +86,7 @@ def sampling(
 @delegates(sampling)
 def judging(
     n=2000,           # samples
-    # digits, glyphs16, glyphs32, glyphs64, inception, dotted path; default: data's
+    # digits, mnist, glyphs16 to 64, inception, or a dotted path; default: data's
     judge:str=None,
     weights:str=None, # file of Inception's weights; default: fetched once
     stats:str=None,   # .npz of statistics to compare with; default: real images

@@ -302,7 +302,7 @@ def cifar10_dls(
     Raises FileNotFoundError where they are missing and cannot be downloaded."""
     return _torchvision_dls('CIFAR10', path, flip=flip, **kwargs)
 
-# %% ../nbs/10_data.ipynb #7fe79b64
+# %% ../nbs/10_data.ipynb #06026d92
 class Rung:
     "A data set, and what suits it."
     def __init__(self,
@@ -315,7 +315,7 @@ class Rung:
 
 rungs:dict = {k: Rung(partial(toy_dls, k), 'mlp') for k in toys}
 rungs['digits'] = Rung(digits_dls, 'unet_digits', 'digits')
-rungs['mnist'] = Rung(mnist_dls, 'unet_32', 'inception')
+rungs['mnist'] = Rung(mnist_dls, 'unet_32', 'mnist')
 rungs['fashion'] = Rung(fashion_dls, 'unet_32', 'inception')
 rungs['cifar10'] = Rung(cifar10_dls, 'unet_32', 'inception')
 

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['in_turn', 'Jury', 'read_images']
 
-# %% ../nbs/44_jury.ipynb #c2c36e50
+# %% ../nbs/44_jury.ipynb #ee71277c
 import numpy as np, torch
 from .doors import find, need
 from .files import read_npz
 from .plots import save_figure, show_grid
 from .data import rungs, to_unit
 from .metrics import evaluate, judges, noise_floor, paper_table, real_stats
-from .judges import get_judge
+from .judges import get_judge, MnistJudge
 from .runs import first, read_rows, say, write_rows
 from .cli import judging
 from .draws import Sampling
@@ -32,7 +32,7 @@ def in_turn(
     turn = torch.cat([torch.arange(k) for k in many])
     return torch.arange(len(many)).repeat_interleave(many)[turn.argsort(stable=True)]
 
-# %% ../nbs/44_jury.ipynb #8188eb7b
+# %% ../nbs/44_jury.ipynb #0a73e5a4
 #| code-fold: true
 class Jury(Sampling):
     """Samples that are judged.
@@ -63,7 +63,10 @@ class Jury(Sampling):
         dls,  # loaders of the real images
     ):
         "Chance alone, real images against real images; and what he sees in all."
-        self.eye, x, known = get_judge(self.judge, self.weights), self.stats, None
+        own = issubclass(find(judges, self.judge, 'judge'), MnistJudge)     # its data too
+        need(not (own and self.weights), f"weights are Inception's: leave them out for {self.judge!r}")
+        self.eye = get_judge(self.judge, self.path if own else self.weights)
+        x, known = self.stats, None
         if not x:
             x, y, known = self.real_of(dls)
             half = min(self.n, len(x)//2)

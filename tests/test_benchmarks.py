@@ -1,8 +1,9 @@
-"The benchmarks: whom they compare with where a library is missing."
-import sys
+"The benchmarks: whom they compare with where a library is missing, and how the minutes of a GPU are spent."
+import csv, sys
 from pathlib import Path
+import pytest
 sys.path.append(str(Path(__file__).parents[1]))
-from benchmarks import rivals
+from benchmarks import gpu as gp, rivals
 
 
 def test_who_is_not_installed_is_named_and_left_out(monkeypatch, capsys):
@@ -15,3 +16,29 @@ def test_who_is_not_installed_is_named_and_left_out(monkeypatch, capsys):
 def test_all_of_them(monkeypatch, capsys):
     monkeypatch.setattr(rivals, 'find_spec', lambda lib: object())
     assert rivals.installed(rivals.ode) == rivals.ode and not capsys.readouterr().out
+
+
+def rows(file):
+    with open(file, newline='', encoding='utf-8') as f: return [r['name'] for r in csv.DictReader(f) if r['benchmark'] == 'gpu']
+
+
+def test_minutes_of_a_gpu(tmp_path, monkeypatch, capfd):
+    out = tmp_path/'rows.csv'
+    monkeypatch.setattr(gp, 'jobs', dict(first=gp.Job(1, 'x', 'this'), broken=gp.Job(1, 'x', 'no_such_module'), last=gp.Job(1, 'x', 'platform')))
+    with pytest.raises(SystemExit): gp.gpu(minutes=5, device='cpu', out=out)            # one of them failed: said at the end, the others ran
+    said = capfd.readouterr().out
+    assert rows(out) == ['first', 'last'] and 'failed: broken' in said and said.index('first:') < said.index('broken:') < said.index('last:')
+    gp.jobs['broken'] = gp.Job(1, 'x', 'this')
+    gp.gpu(minutes=5, device='cpu', out=out)                                            # again: what has no row yet
+    said = capfd.readouterr().out
+    assert rows(out) == ['first', 'last', 'broken'] and said.count('has its rows') == 2
+    gp.jobs['late'] = gp.Job(1, 'x', 'this')
+    gp.gpu(minutes=.01, device='cpu', out=out)                                          # no time left for it
+    assert 'late: left out, wants 1 s' in capfd.readouterr().out and 'late' not in rows(out)
+    with pytest.raises(SystemExit, match='not nonsense'): gp.gpu(only='first,nonsense', out=out)
+
+
+def test_rehearsal(tmp_path):
+    "Every job that needs no judge and no other library runs on a CPU with tiny sizes"
+    gp.gpu(minutes=10, device='cpu', only='loop,sampling,memory,half,growth', out=tmp_path/'rows.csv')
+    assert rows(tmp_path/'rows.csv') == ['loop', 'sampling', 'memory', 'half', 'growth']

@@ -1,5 +1,5 @@
 "Loaders keep their promise: scale, classes, order, what is held out; refusals; torchvision's files"
-import gzip, hashlib, pickle, struct
+import hashlib, pickle
 from math import cos, pi, sin
 from unittest.mock import patch
 import numpy as np, pytest, torch, torchvision
@@ -266,22 +266,7 @@ def test_a_rung_is_one_entry():
 
 # ---- torchvision's files
 
-def idx(a):
-    "The format of MNIST: big-endian numbers, then bytes"
-    return struct.pack('>HBB', 0, 8, a.ndim) + struct.pack(f'>{a.ndim}I', *a.shape) + a.numpy().tobytes()
-
 def md5(f): return hashlib.md5(f.read_bytes()).hexdigest()
-
-@pytest.fixture
-def mnist(tmp_path):
-    raw, (x, y) = tmp_path/'MNIST/raw', digits()
-    raw.mkdir(parents=True)
-    big = torch.nn.functional.interpolate(x, size=(28, 28)).add(1).mul(127.5).round().byte()[:,0]
-    for name,i in dict(train=slice(200), t10k=slice(200, 240)).items():
-        for kind,a in {'images-idx3': big[i], 'labels-idx1': y[i].byte()}.items():
-            (raw/f'{name}-{kind}-ubyte.gz').write_bytes(gzip.compress(idx(a)))
-    there = [(f.name, md5(f)) for f in sorted(raw.glob('*.gz'))]
-    with patch.object(torchvision.datasets.MNIST, 'resources', there): yield tmp_path, big, y
 
 def test_mnist_comes_out_as_it_went_in(mnist, capsys):
     path, big, y = mnist

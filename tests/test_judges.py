@@ -118,6 +118,19 @@ def test_the_digits_judge():
     assert torch.equal(judge(x)['fid'], seen['fid'])                                # a judge never trains again
 
 
+def test_the_mnist_judge(tmp_path, mnist, monkeypatch):
+    monkeypatch.setenv('CFG_EDU_CACHE', str(tmp_path/'kept'))
+    monkeypatch.setattr(ju.MnistJudge, 'recipe', dict(n_epochs=12, bs=20, lr=1e-2, seed=0))
+    path, big, y = mnist
+    said, before = io.StringIO(), torch.get_rng_state()
+    with redirect_stdout(said): judge, again = ju.get_judge('mnist', path), ju.MnistJudge(path)
+    assert said.getvalue().count('training a judge for MNIST') == 1 and judge.id == again.id and torch.equal(torch.get_rng_state(), before)
+    seen = judge(big[:240,None])
+    assert {k: tuple(v.shape) for k, v in seen.items()} == dict(fid=(240, 128), isc=(240, 10), prc=(240, 128), verdict=(240,))
+    assert (seen['verdict'][:200] == y[:200]).float().mean() > .95 and (seen['verdict'][200:] == y[200:240]).float().mean() > .6
+    with pytest.raises(ValueError, match="path must be None for judge 'digits', which is trained here"): ju.get_judge('digits', path)
+
+
 @fonts
 def test_a_glyphs_judge(tmp_path, monkeypatch):
     monkeypatch.setenv('CFG_EDU_CACHE', str(tmp_path))
@@ -136,11 +149,11 @@ def test_a_glyphs_judge(tmp_path, monkeypatch):
 
 
 def test_by_name(monkeypatch):
-    assert list(me.judges) == ['digits', 'glyphs16', 'glyphs32', 'glyphs64', 'inception'] and ju.judges is me.judges
+    assert list(me.judges) == ['digits', 'mnist', 'glyphs16', 'glyphs32', 'glyphs64', 'inception'] and ju.judges is me.judges
     assert all(o.name == name for name, o in me.judges.items())
     assert [me.judges[f'glyphs{s}'].shape for s in (16, 32, 64)] == [(3, s, s) for s in (16, 32, 64)] and me.judges['inception'].shape is None
     assert ju.get_judge('digits') is ju.get_judge('digits') is ju.get_judge(ju.DigitsJudge)
-    pytest.raises(ValueError, ju.get_judge, 'moon').match('judge must be one of digits, glyphs16')
+    pytest.raises(ValueError, ju.get_judge, 'moon').match('judge must be one of digits, mnist, glyphs16')
     pytest.raises(ValueError, ju.get_judge, 'digits', 'x.pth').match('path must be None')
     class Mine(ju.CNNJudge):
         name, shape = 'mine', (1, 4, 4)
