@@ -28,9 +28,9 @@ ours = {'ode': {**{f'ours {n}': _ours(n) for n in ('ddim', 'heun', 'dpmpp_2m')},
         'sde': {'ours ancestral': _ours('ancestral'), 'ours ancestral, v = 0.3': _ours('ancestral', .3), 'ours dpmpp_2m_sde': _ours('dpmpp_2m_sde'), 'ours dpmpp_2m_sde, λ ≥ −4': _ours('dpmpp_2m_sde', lo=-4.)}}
 
 class Chunks:
-    "A model asked for 64 examples at a time, which stay in a processor's caches"
-    def __init__(self, model): self.model, self.w = model, model.w
-    def __call__(self, z, lam, y): return torch.cat([self.model(*o) for o in zip(*(t.split(64) for t in (z, lam, y)))])
+    "A model asked for `n` examples at a time, which stay in a processor's caches"
+    def __init__(self, model, n=64): self.model, self.w, self.n = model, model.w, n
+    def __call__(self, z, lam, y): return torch.cat([self.model(*o) for o in zip(*(t.split(self.n) for t in (z, lam, y)))])
 
 def fewest(rows, level):
     "Fewest calls, and who makes them, at which the error is at most `level`"

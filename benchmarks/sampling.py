@@ -2,6 +2,7 @@
 Guided images a second, and what a sampler costs beyond its network:
 
     python -m benchmarks sampling --net digits
+    python -m benchmarks sampling --net mnist --batches 1 --threads 2
     python -m benchmarks sampling --net adm64 --device cuda --batches 1,16,64 --calls 8 --rounds 2 --precision bf16
 """
 import time
@@ -12,11 +13,15 @@ from fastcore.script import call_parse
 from cfg_edu.conditions import Classes
 from cfg_edu.denoiser import both, Denoiser
 from cfg_edu.guidance import CFG, cfg
+from cfg_edu.nets import adm64, unet_digits, unet_small
 from cfg_edu.onepass import ClassesAndW, OnePass
 from cfg_edu.sampling import sample, samplers
 from . import rivals
-from .contestants import libraries, sizes, stir
+from .contestants import stir
 from .record import machine, record
+from .train import mnist_net
+
+nets = dict(digits=(unet_digits, 10), mnist=(mnist_net, 10), small=(unet_small, 62), adm64=(adm64, 1000))   # and classes
 
 class Apart:
     "Guidance by two separate calls"
@@ -59,7 +64,7 @@ def contestants(model, told, shape, y, calls, device):
 
 @call_parse
 def sampling(
-    net:str='digits',        # digits or adm64
+    net:str='digits',        # digits (8×8), mnist (28×28, small), small (32×32) or adm64
     device:str='cpu',        # cpu or cuda
     batches:str='1,4,16,64,256', # images at a time
     calls:int=16,            # of the model
@@ -70,14 +75,15 @@ def sampling(
     out:str='benchmarks/results.csv', # rows are added to this file; '': to none
 ):
     "Guided images a second at the same network and calls, and each sampler's time over its network's alone."
-    if net not in sizes: raise SystemExit(f"net must be one of {', '.join(sizes)}, got {net!r}")
+    if net not in nets: raise SystemExit(f"net must be one of {', '.join(nets)}, got {net!r}")
+    make, classes = nets[net]
     torch.set_num_threads(threads)
-    with torch.device(device): model, told = (Denoiser(stir(libraries['ours'].build(net, cond=c))).eval() for c in (Classes, ClassesAndW))
+    with torch.device(device): model, told = (Denoiser(stir(make(cond=c))).eval() for c in (Classes, ClassesAndW))
     cast = torch.autocast(device, torch.bfloat16) if precision == 'bf16' else nullcontext()
     print(f'{machine(device)}, {threads} threads, torch {torch.__version__}; {net}, {calls} calls, {precision}, median of {rounds}')
     for b in map(int, batches.split(',')):
-        (shape, classes), times = sizes[net], {}
-        all = contestants(model, told, (b, *shape), (torch.arange(b)%classes).to(device), calls, device)
+        times = {}
+        all = contestants(model, told, (b, *model.net.shape), (torch.arange(b)%classes).to(device), calls, device)
         all = {k: v for k, v in all.items() if only in k or 'alone' in k}
         with cast:
             for i in range(rounds+1):                       # the first one warms up

@@ -33,9 +33,9 @@ from cfg_edu.training import diffusion_learner
 from . import rivals
 from .record import machine, record
 
-def mnist_net():
+def mnist_net(**kwargs):
     "A U-Net for 28×28 pixels that a CPU trains in minutes"
-    return UNet(28, 1, 12, n_classes=10, channel_mult=(1, 2, 2), attn_sizes=(7,), head_channels=12)
+    return UNet(28, 1, 12, n_classes=10, channel_mult=(1, 2, 2), attn_sizes=(7,), head_channels=12, **kwargs)
 
 class Done(Exception): pass
 

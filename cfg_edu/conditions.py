@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from .doors import need
 from .mixture import Mixture
 
-# %% ../nbs/12_conditions.ipynb #5c0b197d
+# %% ../nbs/12_conditions.ipynb #de26e84f
 class Classes(nn.Embedding):
     """A class is a row of a table. No class, `null`, is zero and has no row.
     Raises ValueError for fewer than one class."""
@@ -26,6 +26,10 @@ class Classes(nn.Embedding):
         need(n_classes >= 1, f"n_classes must be at least 1, got {n_classes}")
         super().__init__(n_classes, d)
         self.null = n_classes
+
+    def reset_parameters(self):
+        "Normal rows; none on the meta device, where that loads PyTorch's compiler."
+        if not self.weight.is_meta: super().reset_parameters()
 
     def forward(self,
         y:Tensor,  # (b,) int64 classes 0 … n

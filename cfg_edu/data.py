@@ -6,7 +6,7 @@
 __all__ = ['toys', 'sources', 'rungs', 'to_unit', 'TensorDL', 'hold_out', 'missing', 'random_flip', 'data_dls', 'toy', 'toy_dls',
            'digits', 'digits_dls', 'mnist_dls', 'fashion_dls', 'cifar10_dls', 'Rung', 'dls_for']
 
-# %% ../nbs/10_data.ipynb #fbfb02e6
+# %% ../nbs/10_data.ipynb #417c2c59
 import numpy as np, random, torch, warnings
 from functools import partial
 from math import pi
@@ -18,7 +18,6 @@ with warnings.catch_warnings():
     from fastai.data.external import fastai_path
     from fastai.torch_core import default_device
 from fastcore.foundation import L
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import TensorDataset
 from .doors import find, need, pixels
@@ -226,7 +225,7 @@ def toy_dls(
     return data_dls(x, y, range(int(y.max())+1), bs, n//10, seed=seed,
         device=device)
 
-# %% ../nbs/10_data.ipynb #4ad12477
+# %% ../nbs/10_data.ipynb #22120494
 def digits(
     split:str='all', # 'train' (1,437), 'valid' (360) or 'all', in this order
 )->tuple[Tensor, Tensor]: # x (n, 1, 8, 8) float32 in [−1, 1], y (n,) int64
@@ -234,6 +233,7 @@ def digits(
     Raises ValueError for another `split`."""
     parts = dict(all=slice(None), train=slice(1437), valid=slice(1437, None))
     need(split in parts, f"split must be one of {', '.join(parts)}, got {split!r}")
+    from sklearn.datasets import load_digits    # seconds
     x, y = map(torch.as_tensor, load_digits(return_X_y=True))
     g = torch.Generator().manual_seed(0)
     i = torch.randperm(1797, generator=g)[parts[split]]

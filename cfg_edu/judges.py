@@ -6,7 +6,7 @@
 __all__ = ['judge_cnn', 'fit_judge', 'CNNJudge', 'DigitsJudge', 'MnistJudge', 'temperature', 'fit_glyphs', 'GlyphsJudge',
            'Glyphs16Judge', 'Glyphs64Judge', 'InceptionJudge', 'get_judge']
 
-# %% ../nbs/16_judges.ipynb #92ec0040
+# %% ../nbs/16_judges.ipynb #cf755fee
 #| code-fold: true
 import math, torch, torch.nn.functional as F
 from contextlib import contextmanager
@@ -14,7 +14,6 @@ from functools import lru_cache
 from hashlib import sha256
 from inspect import signature
 from pathlib import Path
-from sklearn.linear_model import LogisticRegression
 from torch import nn, Tensor
 from .doors import find, need
 from .files import cached, fingerprint
@@ -71,7 +70,7 @@ def _train(cnn, x, y, n_epochs, bs, lr, look, device='cpu'):
             opt.step()
             sched.step()
 
-# %% ../nbs/16_judges.ipynb #911111c2
+# %% ../nbs/16_judges.ipynb #844cf231
 def fit_judge(
     x:Tensor,         # (n, c, h, w) real images in [−1, 1]
     y:Tensor,         # (n,) classes 0…n_classes−1
@@ -99,6 +98,7 @@ def fit_judge(
             x, y = x.clone(), y.clone()  # they may come from inference mode
             cnn, soft = judge_cnn(x.shape[1], k, **kwargs), nn.Linear(x[0].numel(), k)
             _train(cnn, x, y, n_epochs, bs, lr, _shift)
+            from sklearn.linear_model import LogisticRegression     # seconds
             lin = LogisticRegression(C=C, max_iter=2000)
             lin.fit(x.flatten(1).numpy(), y.numpy())
             ws = [torch.as_tensor(o) for o in (lin.coef_, lin.intercept_)]

@@ -125,7 +125,7 @@ class GroupNorm32(nn.GroupNorm):
 norms = dict(group32=GroupNorm32)
 named.maps.append(norms)
 
-# %% ../nbs/13_nets.ipynb #c6e4a950
+# %% ../nbs/13_nets.ipynb #b6038aed
 class ResBlock(nn.Module):
     "x + two convolutions, steered by the embedding; may change the size."
     def __init__(self,
@@ -156,7 +156,7 @@ class ResBlock(nn.Module):
         norm, act, conv1 = self.in_layers
         h = conv1(self.h_upd(act(norm(x))))
         x = self.skip_connection(self.x_upd(x))
-        if len(emb) == 2*len(x):                             # `LateUNet.pair`
+        if emb.shape[0] == 2*x.shape[0]:                     # `LateUNet.pair`
             h, x = torch.cat([h, h]), torch.cat([x, x])
         return x + self.steered(h, self.emb_layers(emb)[...,None,None])
 
@@ -165,9 +165,11 @@ class ResBlock(nn.Module):
         emb:Tensor,  # (b, 2·out_ch, 1, 1)
     )->Tensor:       # the shape of `h`
         "The second half: scaled and shifted by λ and class after the norm."
+        norm, *others = self.out_layers
         scale, shift = emb.chunk(2, 1)
-        h = torch.addcmul(shift, 1+scale, self.out_layers[0](h))
-        return self.out_layers[1:](h)
+        h = torch.addcmul(shift, 1+scale, norm(h))
+        for layer in others: h = layer(h)
+        return h
 
 # %% ../nbs/13_nets.ipynb #4af7cc53
 #| code-fold: true
