@@ -43,9 +43,11 @@ class Watch:
     "Called after each step with the model as it would be used: judges it at each mark of CPU seconds, while the clock stands still"
     def __init__(self, marks, judge): self.marks, self.judge, self.spent, self.steps, self.seen = list(marks), judge, 0., 0, []
     def start(self): self.since = time.process_time()
+    def pause(self): self.spent += time.process_time() - self.since
     def look(self, model): self.seen.append((self.spent, self.steps, self.judge(deepcopy(model()))))
     def __call__(self, model):
-        self.spent, self.steps = self.spent + time.process_time() - self.since, self.steps + 1
+        self.pause()
+        self.steps += 1
         if self.marks and self.spent >= self.marks[0]:
             self.marks.pop(0)
             self.look(model)
@@ -60,10 +62,13 @@ def _loader(dls, bs):
 def ours(dls, net, r, lr, watch, cycle=0):
     "`diffusion_learner`, at a constant rate after 50 steps, or one cycle of so many steps"
     class Look(Callback):
-        run_valid, order = False, 200
+        order = 200
         def after_batch(self):
+            if not self.training: return
             try: watch(lambda: self.learn.ema.avg)
             except Done: raise CancelFitException from None
+        def before_validate(self): watch.pause()
+        def after_validate(self): watch.start()
     dls.train.n = 100*r['bs']
     learn = diffusion_learner(dls, net, decay=r['decay'], lr=lr, cbs=[GradientClip(1.), Look()])
     learn.logger = lambda row: None
