@@ -94,7 +94,7 @@ def judging(
     # ask for all classes equally often? else each as often as real images have it
     balanced=False,
     **kwargs,
-)->tuple: # what is a `Jury`'s own, and the arguments of `Sampling`
+)->tuple: # what is a jury's own, and the arguments of its sampling
     "How samples are judged."
     return {k: o for k, o in locals().items() if k != 'kwargs'}, kwargs
 
@@ -179,6 +179,8 @@ def _odd(command, **given):
     return {k: v for k, v in given.items() if v != plain[k].default}
 
 # %% ../nbs/41_cli.ipynb #86a71892
+#| code-fold: true
+#| code-summary: "`cfg_sample`"
 @_command
 @delegates(sampling)
 def cfg_sample(
@@ -228,6 +230,8 @@ def cfg_sample(
     return None if x is None else (x, labels)
 
 # %% ../nbs/41_cli.ipynb #edf64010
+#| code-fold: true
+#| code-summary: "`cfg_evaluate`"
 @_command
 @delegates(judging)
 def cfg_evaluate(
@@ -278,6 +282,8 @@ def cfg_evaluate(
     return row
 
 # %% ../nbs/41_cli.ipynb #9efd6a5a
+#| code-fold: true
+#| code-summary: "`cfg_tradeoff`"
 @_command
 @delegates(judging)
 def cfg_tradeoff(
