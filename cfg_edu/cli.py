@@ -15,7 +15,7 @@ from pathlib import Path
 from fastcore.docments import docments
 from fastcore.meta import delegates
 
-# %% ../nbs/41_cli.ipynb #5f315e4a
+# %% ../nbs/41_cli.ipynb #7b14186a
 #| code-fold: true
 def _parser(f):
     "An option for each argument; between its words may be - or _"
@@ -41,10 +41,10 @@ def _command(f):
         if shell:
             kwargs = vars(_parser(f).parse_args())
             warnings.formatwarning = lambda said, *_: f'{f.__name__}: {said}\n'
+        from cfg_edu import processes  # noqa: F401 (first, before there is a group)
         from accelerate import PartialState
         from accelerate.utils import parse_flag_from_env
         from fastai.basics import default_device
-        from cfg_edu import processes  # noqa: F401 (before there is a group)
         cpu = parse_flag_from_env('ACCELERATE_USE_CPU') or default_device().type == 'cpu'
         PartialState(cpu, timeout=timedelta(days=7))        # to judge may take hours
         def home(o): return os.path.expanduser(o) if isinstance(o, (str, Path)) else o
@@ -179,8 +179,6 @@ def _odd(command, **given):
     return {k: v for k, v in given.items() if v != plain[k].default}
 
 # %% ../nbs/41_cli.ipynb #86a71892
-#| code-fold: true
-#| code-summary: "`cfg_sample`"
 @_command
 @delegates(sampling)
 def cfg_sample(
@@ -230,8 +228,6 @@ def cfg_sample(
     return None if x is None else (x, labels)
 
 # %% ../nbs/41_cli.ipynb #edf64010
-#| code-fold: true
-#| code-summary: "`cfg_evaluate`"
 @_command
 @delegates(judging)
 def cfg_evaluate(
@@ -282,8 +278,6 @@ def cfg_evaluate(
     return row
 
 # %% ../nbs/41_cli.ipynb #9efd6a5a
-#| code-fold: true
-#| code-summary: "`cfg_tradeoff`"
 @_command
 @delegates(judging)
 def cfg_tradeoff(

@@ -62,6 +62,15 @@ def test_help_needs_no_torch():
     assert not said.returncode and '--up-w' in said.stdout, said.stderr
 
 
+def test_a_command_says_nothing_of_other_libraries(tmp_path):
+    "Their warnings, as that of fastai's import, are not the reader's"
+    run = cli.cfg_train('moons', out=tmp_path/'run', steps=2, bs=8)
+    Path(tmp_path/'verb.py').write_text("from cfg_edu.cli import cfg_sample\nif __name__ == '__main__': cfg_sample()\n")
+    said = subprocess.run([sys.executable, str(tmp_path/'verb.py'), str(run), '--n', '2', '--n-steps', '2', '--out', str(tmp_path/'s.npz')], capture_output=True, text=True)
+    assert not said.returncode and not said.stderr.strip(), said.stderr
+
+
+
 def test_a_wrong_argument_is_one_sentence(top, tmp_path):
     (tmp_path/'verb.py').write_text('from cfg_edu.cli import cfg_sample\nif __name__ == "__main__": cfg_sample()\n')
     call = [sys.executable, '-W', 'ignore', str(tmp_path/'verb.py'), str(top/'moons'), '--w', '-7']
