@@ -69,7 +69,7 @@ def ours(dls, net, r, lr, watch, cycle=0):
             except Done: raise CancelFitException from None
         def before_validate(self): watch.pause()
         def after_validate(self): watch.start()
-    dls.train.n = 100*r['bs']
+    dls.train.n, dls.valid.n = 100*r['bs'], min(len(dls.valid_ds), 1000)
     learn = diffusion_learner(dls, net, decay=r['decay'], lr=lr, cbs=[GradientClip(1.), Look()])
     learn.logger = lambda row: None
     watch.start()

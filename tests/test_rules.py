@@ -153,7 +153,7 @@ def test_a_random_class_has_prior_weights(points):
 def test_commands_know_the_rules_and_draw_alike(tmp_path):
     "By name; a rule that draws gives the same samples again, whatever was drawn before"
     from cfg_edu.cli import cfg_sample, cfg_train
-    alone = 'from cfg_edu import runs; print(*runs.rules)'                             # nobody else has imported them
+    alone = 'from cfg_edu import draws; print(*draws.rules)'                           # nobody else has imported them
     assert {'rescaled', 'apg', 'cfg_zero', 'icg'} < {*subprocess.run([sys.executable, '-c', alone], capture_output=True, text=True).stdout.split()}
     run = cfg_train('moons', out=tmp_path/'r', steps=4, bs=64, every=2)
     for name in ('rescaled', 'apg', 'cfg_zero', 'icg'):
