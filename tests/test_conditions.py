@@ -1,4 +1,5 @@
 "Conditions beyond their page: devices and types, draws, doors, configurations and names."
+import subprocess, sys
 import json
 import pytest, torch
 from collections.abc import Callable
@@ -150,3 +151,11 @@ def test_guidance_needs_nothing_else(w, name):
         got, told, nothing = CFG(model, w)(z, lam, y), model(z, lam, y), model(z, lam)
     torch.testing.assert_close(got, (1+w)*told - w*nothing, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(got[3], nothing[3], rtol=1e-4, atol=1e-4)
+
+
+def test_an_empty_network_needs_no_compiler():
+    "Normal numbers without storage would load it: seconds, before the weights of a run are read"
+    code = "import sys, torch; from cfg_edu.nets import unet_digits\nwith torch.device('meta'): net = unet_digits()\nassert net.label_emb.weight.is_meta and 'torch._dynamo' not in sys.modules"
+    said = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert not said.returncode, said.stderr
+    assert Classes(1000, 64).weight.std().sub(1).abs() < .02                        # elsewhere they are normal
