@@ -155,7 +155,7 @@ def evaluating(
     finally:
         for m in on: m.training = True
 
-# %% ../nbs/06_sampling.ipynb #7e73508a
+# %% ../nbs/06_sampling.ipynb #45001e64
 #| code-fold: true
 def _fitting(model, shape, y, sampler, n_steps, lams, clip, bs):
     "y for each sample, the levels and the rows of the walk, if all that is given fits"
@@ -170,7 +170,7 @@ def _fitting(model, shape, y, sampler, n_steps, lams, clip, bs):
     lams = sampler.grid(n_steps) if lams is None else lams
     lams = torch.as_tensor(lams, dtype=torch.float64).cpu()
     fits = lams.ndim == 1 and len(lams) > 1 and (lams.diff() > 0).all() and lams.isfinite().all()
-    need(fits, f"lams must be 2 or more finite, rising log-SNR, got {lams}")
+    need(fits, f"lams must be 2 or more finite, rising log-SNR, got {lams.tolist()!s:.60}")
     table, n = sampler(lams), shape[0]
     need(table.shape[1:] == (5,), f"the sampler's table must be (n, 5), got {(*table.shape,)}")
     if y is not None and hasattr(model, 'check_y'): y = model.check_y(y, n)
