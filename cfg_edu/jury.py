@@ -32,7 +32,7 @@ def in_turn(
     turn = torch.cat([torch.arange(k) for k in many])
     return torch.arange(len(many)).repeat_interleave(many)[turn.argsort(stable=True)]
 
-# %% ../nbs/44_jury.ipynb #0a73e5a4
+# %% ../nbs/44_jury.ipynb #091d07aa
 #| code-fold: true
 class Jury(Sampling):
     """Samples that are judged.
@@ -50,7 +50,7 @@ class Jury(Sampling):
         dls,    # its loaders, or None
         shape,  # of one sample
     ):
-        "Finds the judge, and shows him what the samples are compared with."
+        "Finds the judge, and shows it what the samples are compared with."
         self.data = data
         self.judge = self.judge or (rungs[data].judge if data else 'inception')
         need(self.judge, f"data must be images to be judged by FID, {data!r} is points")
@@ -62,10 +62,12 @@ class Jury(Sampling):
     def look(self,
         dls,  # loaders of the real images
     ):
-        "Chance alone, real images against real images; and what he sees in all."
-        own = issubclass(find(judges, self.judge, 'judge'), MnistJudge)     # its data too
-        need(not (own and self.weights), f"weights are Inception's: leave them out for {self.judge!r}")
-        self.eye = get_judge(self.judge, self.path if own else self.weights)
+        "Chance alone, real images against real images; and what the judge sees in all."
+        learns = issubclass(find(judges, self.judge, 'judge'), MnistJudge)  # from data
+        need(not (learns and self.weights), "weights are for judge 'inception', "
+             f"{self.judge!r} learns from its data")
+        there = self.path if learns and self.data == 'mnist' else self.weights
+        self.eye = get_judge(self.judge, there)
         x, known = self.stats, None
         if not x:
             x, y, known = self.real_of(dls)

@@ -57,6 +57,18 @@ def test_options_of_the_shell():
     assert (own.p_uncond, own.lam_min, own.lam_max, own.compile, own.recompute, own.seed, own.steps) == (.3, -5., 7., True, False, 3, 9)
 
 
+@pytest.mark.parametrize('data, path', [('mnist', 'here'), ('fashion', 'here'), ('mnist', None)])
+def test_mnist_s_judge_learns_from_the_same_folder(monkeypatch, data, path):
+    "Where the data is MNIST itself; weights are for another judge"
+    asked, dls = [], data_dls(torch.rand(40, 1, 28, 28)*2-1, torch.arange(40)%10, range(10), 8, device='cpu')
+    monkeypatch.setattr(jury, 'get_judge', lambda *args: asked.append(args) or 1/0)
+    with pytest.raises(ZeroDivisionError): jury.Jury(judge='mnist', path=path).meet(data, dls, (1, 28, 28))
+    assert asked == [('mnist', path if data == 'mnist' else None)]
+    with pytest.raises(ValueError, match="weights are for judge 'inception', 'mnist' learns from its data"):
+        jury.Jury(judge='mnist', weights='x.pth').meet(data, dls, (1, 28, 28))
+    assert len(asked) == 1
+
+
 def test_help_needs_no_torch():
     said = subprocess.run([sys.executable, '-c', "import sys; from cfg_edu import cli; print(cli._parser(cli.cfg_tradeoff).format_help()); assert not {'torch', 'fastai', 'numpy'} & {*sys.modules}"], capture_output=True, text=True)
     assert not said.returncode and '--up-w' in said.stdout, said.stderr

@@ -1,6 +1,5 @@
 "Conditions beyond their page: devices and types, draws, doors, configurations and names."
-import subprocess, sys
-import json
+import json, subprocess, sys
 import pytest, torch
 from collections.abc import Callable
 from copy import deepcopy
