@@ -25,7 +25,7 @@ from accelerate import PartialState
 from fastai.basics import AttrDict, delegates, L, patch
 from tqdm.auto import tqdm
 
-# %% ../nbs/43_draws.ipynb #8b00aee5
+# %% ../nbs/43_draws.ipynb #96e9e9ef
 class Sampling:
     "How a run is sampled. Raises ValueError for what cannot be, before any work."
     dtypes = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
