@@ -13,15 +13,14 @@ from fastcore.script import call_parse
 from cfg_edu.conditions import Classes
 from cfg_edu.denoiser import both, Denoiser
 from cfg_edu.guidance import CFG, cfg
-from cfg_edu.nets import adm64, unet_digits, unet_small
+from cfg_edu.nets import adm64, unet_digits, unet_small, unet_tiny
 from cfg_edu.onepass import ClassesAndW, OnePass
 from cfg_edu.sampling import sample, samplers
 from . import rivals
 from .contestants import stir
 from .record import machine, record
-from .train import mnist_net
 
-nets = dict(digits=(unet_digits, 10), mnist=(mnist_net, 10), small=(unet_small, 62), adm64=(adm64, 1000))   # and classes
+nets = dict(digits=(unet_digits, 10), mnist=(unet_tiny, 10), small=(unet_small, 62), adm64=(adm64, 1000))   # and classes
 
 class Apart:
     "Guidance by two separate calls"

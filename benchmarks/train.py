@@ -26,16 +26,12 @@ from cfg_edu.guidance import CFG
 from cfg_edu.judges import get_judge
 from cfg_edu.metrics import evaluate, real_stats
 from cfg_edu.mixture import sliced_wasserstein
-from cfg_edu.nets import MLP, presets, UNet, unet_digits
+from cfg_edu.nets import MLP, presets, unet_digits, unet_tiny
 from cfg_edu.sampling import sample
 from cfg_edu.schedule import amps
 from cfg_edu.training import diffusion_learner
 from . import rivals
 from .record import machine, record
-
-def mnist_net(**kwargs):
-    "A U-Net for 28×28 pixels that a CPU trains in minutes"
-    return UNet(28, 1, 12, n_classes=10, channel_mult=(1, 2, 2), attn_sizes=(7,), head_channels=12, **kwargs)
 
 class Done(Exception): pass
 
@@ -152,13 +148,13 @@ def train(
     if data == 'mnist': r.update(bs=64, decay=.998)
     if plane: n = 10_000
     get = dict(digits=lambda: digits_dls(r['bs'], seed), mnist=lambda: mnist_dls(bs=r['bs'], seed=seed, device='cpu')).get(data, lambda: toy_dls(data, r['bs'], seed=seed))
-    make = dict(digits=unet_digits, mnist=mnist_net).get(data, lambda: MLP(dls.c))
+    make = dict(digits=unet_digits, mnist=unet_tiny).get(data, lambda: MLP(dls.c))
     dls = get()
     if plane: x, y = toy(data, n, 1000+seed)
     else: y, ref = torch.arange(n)%10, real_stats(dls.valid_ds.tensors[0] if data == 'mnist' else torch.cat([dl.dataset.tensors[0] for dl in dls]), get_judge(data))
     def judge(model):
         "What counts: sliced Wasserstein distance, or at the best weight FID and agreement"
-        draw = lambda w: sample(CFG(model.eval(), w) if w else model.eval(), (n, *model.net.shape), y, seed=10_000*seed, clip=None if plane else (-1, 1))
+        draw = lambda w: sample(CFG(model.eval(), w) if w else model.eval(), (n, *model.net.shape), y, seed=10_000*seed, bs=100, clip=None if plane else (-1, 1))
         with torch.random.fork_rng():
             if plane: return dict(sw=sliced_wasserstein(draw(0.), x))
             rows = [dict(evaluate(draw(w), ref, y, get_judge(data)), w=w) for w in ws]

@@ -82,7 +82,7 @@ def cfg_prepare(
     say(f"{folder}: {what}, {m['n_train']:,} to train on")
     return folder
 
-# %% ../nbs/41_cli.ipynb #da7254ed
+# %% ../nbs/41_cli.ipynb #81c12baa
 @_command
 def cfg_train(
     # digits, glyphs32, moons, cifar10, imagenet64, images (yours), … or a dotted path
@@ -94,7 +94,7 @@ def cfg_train(
     up:int=None,
     # noise or blur: what disturbs those, by a level that the network is told
     disturb:str=None,
-    # mlp, unet_digits, unet_small, unet_32, unet_64, adm64, dotted path; default: data's
+    # mlp, unet_digits, _tiny, _small, _32, _64, adm64, dotted path; default: data's
     net:str=None,
     # start from the averaged weights of a run folder; or adm: from ADM's network
     init:str=None,

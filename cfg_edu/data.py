@@ -302,22 +302,24 @@ def cifar10_dls(
     Raises FileNotFoundError where they are missing and cannot be downloaded."""
     return _torchvision_dls('CIFAR10', path, flip=flip, **kwargs)
 
-# %% ../nbs/10_data.ipynb #06026d92
+# %% ../nbs/10_data.ipynb #0b620c07
 class Rung:
     "A data set, and what suits it."
     def __init__(self,
         make,           # `make(bs=, seed=, device=, …)` gives its `DataLoaders`
         net:str,        # the network, one of the presets
         judge:str=None, # who looks at samples; None: they are no images
+        on_cpu:str=None,# the network where there is no GPU; None: the same
         **recipe,       # what departs from the network's: `steps`, `bs`, `lr`, …
     ):
         self.make, self.net, self.judge, self.recipe = make, net, judge, recipe
+        self.on_cpu = on_cpu or net
 
 rungs:dict = {k: Rung(partial(toy_dls, k), 'mlp') for k in toys}
 rungs['digits'] = Rung(digits_dls, 'unet_digits', 'digits')
-rungs['mnist'] = Rung(mnist_dls, 'unet_32', 'mnist')
-rungs['fashion'] = Rung(fashion_dls, 'unet_32', 'inception')
-rungs['cifar10'] = Rung(cifar10_dls, 'unet_32', 'inception')
+rungs['mnist'] = Rung(mnist_dls, 'unet_32', 'mnist', 'unet_tiny')
+rungs['fashion'] = Rung(fashion_dls, 'unet_32', 'inception', 'unet_tiny')
+rungs['cifar10'] = Rung(cifar10_dls, 'unet_32', 'inception', 'unet_tiny')
 
 def dls_for(
     name:str, # one of `rungs`, or the dotted path of one

@@ -30,7 +30,7 @@ from accelerate import PartialState
 from fastai.basics import AttrDict, rank_distrib
 from fastai.callback.all import ChannelsLast, GradientAccumulation, GradientClip
 
-# %% ../nbs/42_plan.ipynb #67824020
+# %% ../nbs/42_plan.ipynb #0af54bdd
 #| code-fold: true
 class Plan(AttrDict):
     """The settings of a training: what was asked, else the data's, else the network's.
@@ -44,7 +44,8 @@ class Plan(AttrDict):
         rung, start = find(rungs, s.data, 'data'), s.before()
         own = start.get('net')          # a path that a file names is not followed
         need(own in (None, s.net, *presets), f"net must be given for init: {own!r}")
-        s.net = s.net or own or rung.net
+        here = rung.net if torch.cuda.is_available() else rung.on_cpu
+        s.net = s.net or own or here
         own = {**find(presets, s.net, 'net').recipe, **rung.recipe}
         own.update(predicts=start.get('predicts', 'v'), out=f'runs/{s.data}')
         s.update({k: own.get(k) for k, v in s.items() if v is None})
@@ -174,6 +175,23 @@ class Plan(AttrDict):
         learn.logger = lambda row: say(said.format(learn.ema.n, *row[1:]))
         return learn
 
+    def minutes(self,
+        net,  # the network, on a CPU
+    )->float:
+        "About how long a training takes here, by a step with a few examples."
+        n = min(self.bs, max(1, 8192//math.prod(net.shape)))
+        low = getattr(net, 'beside', None)
+        with torch.random.fork_rng(devices=[]):
+            args = torch.randn(n, *net.shape), torch.zeros(n)
+            if low: args += None, torch.randn(n, *low)
+            params = [p for p in net.parameters() if p.requires_grad]
+            for _ in range(2):                              # the first warms up
+                start = time.perf_counter()
+                loss = net(*args).square().sum()
+                torch.autograd.grad(loss, params, allow_unused=True)
+            one = time.perf_counter() - start
+        return one*self.bs/n*self.steps/PartialState().num_processes/60
+
     def fit(self,
         dls,  # the data's `DataLoaders`
     ):
@@ -190,7 +208,9 @@ class Plan(AttrDict):
                 torch.set_num_threads(1)
             first(run.claim, config)
             if run.finished: return say(f"{s.out}: trained already, {s.steps} steps")
-            say(f"{s.out}: {s.data}, {what} on {f'{n} × '*(n > 1)}{dls.device}")
+            long = s.minutes(net) if dls.device.type == 'cpu' else 0
+            took = f', about {long:.0f} minutes'*(long >= 2)
+            say(f"{s.out}: {s.data}, {what} on {f'{n} × '*(n > 1)}{dls.device}{took}")
             with bar, learn.distrib_ctx() if n > 1 else nullcontext():
                 learn.fit_resumable(s.epochs, run.path/'last.ckpt', s.lr, s.warmup)
             first(run.save, learn)

@@ -200,7 +200,7 @@ def save_figure(
         ax.figure.savefig(f, format='png', dpi=150, bbox_inches='tight')
     plt.close(ax.figure)
 
-# %% ../nbs/plots.ipynb #ab048e41
+# %% ../nbs/plots.ipynb #bcc2bfd8
 #| code-fold: true
 #| code-summary: "`explore`"
 def explore(
@@ -217,7 +217,7 @@ def explore(
         need(fits, f"{name} must be (min, max, step[, value]), a list or a bool, got {o!r}")
         kind = w.IntSlider if all(isinstance(i, int) for i in o) else w.FloatSlider
         at = dict(min=o[0], max=o[1], step=o[2], value=o[3] if len(o) == 4 else o[0])
-        return kind(**at, description=name, continuous_update=False)
+        return kind(**at, description=name)  # redraws while dragged; stale values are skipped
     ws = {k: slider(k, o) for k, o in sliders.items()}
     def f(**kw):
         draw(**kw)

@@ -282,7 +282,7 @@ def test_other_misfits():
     with pytest.raises(TypeError): clf(torch.randn(4, 1, 8, 8), lams, torch.arange(4))                # a class is not welcome
     assert not any(k.startswith('label_emb') for k in clf.state_dict()) and not hasattr(clf, 'null')
 
-sizes = dict(mlp=((2,), 57_154), unet_digits=((1, 8, 8), 196_145), unet_small=((3, 32, 32), 2_139_843), unet_32=((3, 32, 32), 7_995_011),
+sizes = dict(mlp=((2,), 57_154), unet_digits=((1, 8, 8), 196_145), unet_tiny=((1, 28, 28), 195_493), unet_small=((3, 32, 32), 2_139_843), unet_32=((3, 32, 32), 7_995_011),
              unet_64=((3, 64, 64), 56_471_811), adm64=((3, 64, 64), 295_138_947))
 
 @pytest.mark.parametrize('name', presets)
@@ -301,7 +301,7 @@ def test_presets_fit_their_images():
         assert [(s.sizes, s.attn_sizes) for s in (net_for('unet_small', 10, (3, n, n)) for n in (16, 32, 64))] == [([16, 8, 4], (8, 4)), ([32, 16, 8], (8,)), ([64, 32, 16, 8], (8,))]
         half, whole = encoder_digits().state_dict(), unet_digits().state_dict()
         assert not [k for k, v in half.items() if not k.startswith('out.') and whole[k].shape != v.shape]
-        for args, says in ((('unet', 10, (1, 8, 8)), 'name must be one of mlp, unet_digits, unet_small, unet_32, unet_64, adm64'), (('mlp', 10, ()), r'shape must be \(2,\) or \(c, h, w\)'),
+        for args, says in ((('unet', 10, (1, 8, 8)), 'name must be one of mlp, unet_digits, unet_tiny, unet_small, unet_32, unet_64, adm64'), (('mlp', 10, ()), r'shape must be \(2,\) or \(c, h, w\)'),
                            (('unet_digits', 10, (1, 28, 28)), r'unet_digits takes shape \(1, 8, 8\), got data of shape \(1, 28, 28\)')):
             with pytest.raises(ValueError, match=says): net_for(*args)
 
@@ -331,7 +331,7 @@ def test_another_block_of_ones_own():
     net = UNet(8, 1, 16, n_classes=3, head_channels=16, block=Doubled)
     assert all(isinstance(m, Doubled) for m in net.modules() if isinstance(m, ResBlock))
 
-@pytest.mark.parametrize('name', ['unet_small', 'unet_32'])
+@pytest.mark.parametrize('name', ['unet_tiny', 'unet_small', 'unet_32'])
 @pytest.mark.parametrize('side', [6, 10, 14])
 def test_small_even_sizes_have_two_levels(name, side):
     net = net_for(name, 3, (1, side, side))

@@ -418,3 +418,19 @@ def test_three_processes(run, tmp_path):
     cli.cfg_train('moons', out=tmp_path/'t1', steps=6, bs=12, every=3)
     a, b = (load_file(tmp_path/o/'ema.safetensors') for o in ('t', 't1'))
     assert max((a[k]-b[k]).abs().max() for k in a) < 1e-5
+
+def test_without_a_gpu_the_small_network_is_taken_and_its_time_said(monkeypatch):
+    from cfg_edu.nets import net_for
+    from cfg_edu.plan import Plan
+    for gpu, net in ((False, 'unet_tiny'), (True, 'unet_32')):
+        monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
+        assert Plan(data='mnist').net == net and Plan(data='mnist', net='unet_small').net == 'unet_small' and Plan(data='digits').net == 'unet_digits'
+    monkeypatch.undo()
+    for name, shape, own in (('unet_tiny', (1, 28, 28), {}), ('unet_digits', (1, 8, 8), dict(beside=(2, 4, 4))), ('mlp', (2,), {})):
+        net, plan, before = net_for(name, 3, shape, **own), Plan(data='digits', steps=100), torch.get_rng_state()
+        seconds = iter([0., 5., 11.])                        # a step that warms up, and one that takes 6 seconds
+        monkeypatch.setattr('cfg_edu.plan.time.perf_counter', lambda: next(seconds))
+        took, n = plan.minutes(net), min(128, max(1, 8192//torch.Size(shape).numel()))
+        monkeypatch.undo()
+        assert took == pytest.approx(6*128/n*100/60)
+        assert torch.equal(torch.get_rng_state(), before) and all(p.grad is None for p in net.parameters())
