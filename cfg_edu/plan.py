@@ -30,7 +30,7 @@ from accelerate import PartialState
 from fastai.basics import AttrDict, rank_distrib
 from fastai.callback.all import ChannelsLast, GradientAccumulation, GradientClip
 
-# %% ../nbs/42_plan.ipynb #0af54bdd
+# %% ../nbs/42_plan.ipynb #269b1041
 #| code-fold: true
 class Plan(AttrDict):
     """The settings of a training: what was asked, else the data's, else the network's.
@@ -168,6 +168,7 @@ class Plan(AttrDict):
         if s.precision != 'fp32': cbs.append(HalfPrecision(s.precision))
         if s.recompute: recompute(net)
         dls.train.n, sched = s.steps//s.epochs*s.bs, Schedule(s.lam_min, s.lam_max)
+        dls.valid.n = min(len(dls.valid_ds), max(s.bs, dls.train.n//3))
         learn = diffusion_learner(
             dls, net, sched, s.predicts, s.p_uncond, s.decay, s.lr, cbs)
         if s.compile: learn.model.compile()
