@@ -238,7 +238,7 @@ def test_presets_for_rectangles(name, shape, sizes, attn):
     assert len({tuple((k, v.shape) for k, v in n.state_dict().items()) for n in (net, other, square)}) == 1
 
 @pytest.mark.parametrize('name, shape, says', [('unet_small', (3, 18, 24), r'image_size must be a multiple of 4 .* got \(18, 24\)'), ('unet_small', (3, 68, 64), r'multiple of 8 .* got \(68, 64\)'),
-                                               ('unet_32', (3, 32, 30), 'multiple of 4'), ('unet_64', (3, 64, 48), r'unet_64 takes shape \(3, 64, 64\), got .* \(3, 64, 48\): unet_small and unet_32'),
+                                               ('unet_32', (3, 32, 30), 'multiple of 4'), ('unet_64', (3, 64, 48), r'unet_64 takes shape \(3, 64, 64\), got .* \(3, 64, 48\): unet_tiny, unet_small, unet_32'),
                                                ('unet_digits', (1, 8, 16), 'unet_digits takes'), ('unet_small', (2,), 'size must be pixels'), ('unet_small', (3, 32), r'\(c, h, w\)')])
 def test_rectangles_that_do_not_fit(name, shape, says):
     with torch.device('meta'), pytest.raises(ValueError, match=says): net_for(name, 10, shape)
