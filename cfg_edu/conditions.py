@@ -108,7 +108,8 @@ class Told(nn.Module, PyTorchModelHubMixin):
 
     def __init_subclass__(cls):
         def name(o):                                         # to config.json
-            return next((k for k, v in named.items() if v is o),
+            every = (kv for m in named.maps for kv in m.items())
+            return next((k for k, v in every if v is o),
                         getattr(o, '__name__', repr(o)))
         def part(name):                                      # and back
             tables = '`conditions`, `norms` or `blocks`'
