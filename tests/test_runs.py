@@ -434,3 +434,11 @@ def test_without_a_gpu_the_small_network_is_taken_and_its_time_said(monkeypatch)
         monkeypatch.undo()
         assert took == pytest.approx(6*128/n*100/60)
         assert torch.equal(torch.get_rng_state(), before) and all(p.grad is None for p in net.parameters())
+
+def test_a_validation_costs_less_than_the_training(tmp_path):
+    from cfg_edu.plan import loaders, Plan
+    for bs, n in ((30, 100), (200, 666), (3000, None)):     # a third of ten batches; never more than there is
+        plan, dls = Plan(data='moons', steps=20, every=10, bs=bs, out=tmp_path), loaders('moons', None, bs=bs, seed=0)
+        there = len(dls.valid_ds)
+        plan.learner(dls, plan.network(dls)[0])
+        assert dls.train.n == 10*bs and dls.valid.n == min(there, n or there)
