@@ -72,7 +72,7 @@ def score2eps(
     "ε = −σ ∇ log p(z)"
     return -amps(lam, score.ndim)[1]*score
 
-# %% ../nbs/04_denoiser.ipynb #e6aa2bbe
+# %% ../nbs/04_denoiser.ipynb #7b704e39
 def both(
     model,       # the contract, or a network: `model(z, lam, y)`
     z:Tensor,    # (b, …) noisy data
@@ -82,12 +82,14 @@ def both(
 )->tuple[Tensor, Tensor]:  # the answers told y and told nothing, each (b, …)
     "Both answers of `model` about the same z, at the least cost."
     compiled = getattr(model, '_compiled_call_impl', None)    # only its calls are
-    if hasattr(type(model), 'pair') and not compiled: return model.pair(z, lam, y, *more)
+    if hasattr(type(model), 'pair') and not compiled:
+        return model.pair(z, lam, y, *more)
     if not hasattr(model, 'null_like'):
         return model(z, lam, y, *more), model(z, lam, None, *more)
     # one level for all, an expanded λ, stays one
     lams = lam.repeat(2) if lam.stride(0) else lam[:1].expand(2*len(lam))
-    told, twice = torch.cat([y, model.null_like(y)]), [torch.cat([o, o]) for o in more]
+    told = torch.cat([y, model.null_like(y)])
+    twice = [torch.cat([o, o]) for o in more]
     return model(torch.cat([z, z]), lams, told, *twice).chunk(2)
 
 # %% ../nbs/04_denoiser.ipynb #409843b8
@@ -110,7 +112,7 @@ class Wrapper(nn.Module):
         plain = int, float, str
         return ', '.join(f'{k}={v}' for k, v in vars(self).items() if type(v) in plain)
 
-# %% ../nbs/04_denoiser.ipynb #0deb0bb2
+# %% ../nbs/04_denoiser.ipynb #78d92db1
 class Denoiser(Wrapper):
     """A network as a model: its output turned into ε, in float32 or better.
     Raises ValueError for an unknown `predicts`."""
@@ -147,7 +149,8 @@ class Denoiser(Wrapper):
 
     def _ask(self, net, *given):
         if self.amp_dtype is None: return net(*given)
-        with torch.autocast(given[0].device.type, self.amp_dtype): return net(*given)
+        with torch.autocast(given[0].device.type, self.amp_dtype):
+            return net(*given)
 
     def _eps(self, z, lam, out):
         out = out.to(torch.promote_types(out.dtype, lam.dtype))

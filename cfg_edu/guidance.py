@@ -26,7 +26,7 @@ class Guidance(Wrapper):
         super().__init__(model)
         self.w = w
 
-# %% ../nbs/05_guidance.ipynb #b14b5822
+# %% ../nbs/05_guidance.ipynb #7fe9bce0
 class ClassifierGuided(Guidance):
     """ε̃ = ε(z, c) − wσ∇log p(c|z), a classifier's push (Ho & Salimans, §3.1).
     Raises ValueError for w < −1 or not finite, or for y None."""
@@ -41,7 +41,7 @@ class ClassifierGuided(Guidance):
     def forward(self,
         z:Tensor,    # (b, …) noisy data
         lam:Tensor,  # (b,) log-SNR, nats
-        y:Tensor,    # (b,) int64 classes 0 … n−1; n, "no class", gets no push
+        y:Tensor,    # (b,) int64 classes 0 … n−1; n, the null class, gets no push
     )->Tensor:       # (b, …) guided ε
         need(y is not None, "y must be a class to push to, got None")
         eps = self.model(z, lam, y)
@@ -65,10 +65,10 @@ def implicit_score(
     sigma = amps(lam, z.ndim)[1].to(z.dtype)
     return -(model(z, lam, y) - model(z, lam, None))/sigma
 
-# %% ../nbs/05_guidance.ipynb #02ead76e
+# %% ../nbs/05_guidance.ipynb #3308735c
 def cfg(
     eps_c:Tensor,  # (b, …) ε(z, c)
-    eps_u:Tensor,  # (b, …) ε(z), no class given
+    eps_u:Tensor,  # (b, …) ε(z), for the null class
     w:float,       # guidance weight
 )->Tensor:         # (b, …)
     "ε̃ = (1+w)ε(z, c) − wε(z) (Ho & Salimans, Eq. 6)"
