@@ -125,7 +125,7 @@ def implicit_logits(
     seed:int=0,         # of the first example; example k has seed+k
     bs:int=500,         # pairs of example and class, through the model at once
 )->Tensor:              # (b, n) log p(x|c) + log p(c), up to a number an example
-    """The generator as a classifier, by its denoising errors; a softmax gives p(c|x).
+    """The generator as a classifier, by its denoising errors; softmax gives p(c|x).
     Raises ValueError for draws or a `bs` below 1, an unknown number of classes,
     integer `x`, or a bad `prior`."""
     law, n = law or UniformLam(), n_classes or getattr(model, 'null', None) or 0

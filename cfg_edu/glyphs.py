@@ -85,8 +85,9 @@ def draw_glyphs(
 )->tuple: # x (n, 3, size, size) uint8, y (n,) int64; where `told`, (n, 3) float32
     """Random characters; image i depends on `seed`, `start` + i and `size` alone.
     Raises ValueError for a bad number."""
-    need(Path(_ttf, 'cmti10.ttf').exists(), "glyphs need matplotlib 3.11, whose fonts "
-        f"they are, got {matplotlib.__version__}: pip install -U matplotlib")
+    need(Path(_ttf, 'cmti10.ttf').exists(),
+         "glyphs need matplotlib 3.11, whose fonts they are, "
+         f"got {matplotlib.__version__}: pip install -U matplotlib")
     for k,v,lo in (('n', n, 0), ('size', size, 8), ('seed', seed, 0),
             ('start', start, 0)):
         good = isinstance(v, Integral) and v >= lo

@@ -100,7 +100,7 @@ class Judge(nn.Module):
 
     @cached_property
     def id(self):
-        "Name and fingerprint of the weights: equal for judges who see the same."
+        "Name and fingerprint of the weights: equal for judges that see the same."
         weights = (v for _, v in sorted(self.state_dict().items()))
         return f'{self.name}-{fingerprint(self.layers, *weights)}'
 
@@ -157,10 +157,10 @@ def mean_cov(
     n = 0
     for f in batches:
         f = f.double()
-        if not n: c, s, S = f.mean(0), 0., 0.
-        f = f-c
-        n, s, S = n+len(f), s+f.sum(0), S+f.T@f
-    return c + s/n, (S - s.outer(s)/n)/(n-1)
+        if not n: a, t, S = f.mean(0), 0., 0.
+        f = f-a
+        n, t, S = n+len(f), t+f.sum(0), S+f.T@f
+    return a + t/n, (S - t.outer(t)/n)/(n-1)
 
 # %% ../nbs/15_metrics.ipynb #312eac13
 #| code-fold: true
@@ -172,7 +172,7 @@ class RealStats:
     prc:Tensor|None=field(default=None, repr=False)  # (n_prc, e) features one by one
     shape:tuple|None=None                # (c, h, w) of the images
     n:int|None=None                      # number of images
-    judge:str|None=field(default=None, repr=False)   # `id` of the judge who saw them
+    judge:str|None=field(default=None, repr=False)   # `id` of the judge that saw them
 
     def of(self,
         judge,  # a `Judge`

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from .conditions import Classes, named, Told
 from .doors import find, need
 
-# %% ../nbs/13_nets.ipynb #6c3277f5
+# %% ../nbs/13_nets.ipynb #2f455ec0
 #| code-fold: true
 def _zeroed(m):
     "`m` with all parameters zero"
@@ -30,7 +30,9 @@ def _zeroed(m):
 
 def _no_autocast(x):
     "Where autocast's 16 bits do not enter (it does not know the meta device)"
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+    kind = x.device.type
+    on = kind != 'meta' and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if on else nullcontext()
 
 def _rows(x, conv1):
     "A convolution over single pixels, for pixels that are rows: (b, n, channels)"
@@ -125,7 +127,7 @@ class GroupNorm32(nn.GroupNorm):
 norms = dict(group32=GroupNorm32)
 named.maps.append(norms)
 
-# %% ../nbs/13_nets.ipynb #b6038aed
+# %% ../nbs/13_nets.ipynb #2cb38c97
 class ResBlock(nn.Module):
     "x + two convolutions, steered by the embedding; may change the size."
     def __init__(self,
@@ -138,24 +140,25 @@ class ResBlock(nn.Module):
     ):
         super().__init__()
         out_ch, conv3 = out_ch or ch, partial(nn.Conv2d, kernel_size=3, padding=1)
-        sizes = {None: nn.Identity(), 'up': nn.Upsample(scale_factor=2),
+        sizes = {None: None, 'up': nn.Upsample(scale_factor=2),
                  'down': nn.AvgPool2d(2)}
         self.in_layers = nn.Sequential(norm(ch), nn.SiLU(), conv3(ch, out_ch))
-        self.h_upd = self.x_upd = sizes[resize]
+        self.resize = sizes[resize]
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_ch, 2*out_ch))
         last = nn.Dropout(dropout), _zeroed(conv3(out_ch, out_ch))
         self.out_layers = nn.Sequential(norm(out_ch), nn.SiLU(), *last)
-        self.skip_connection = (
-            nn.Identity() if out_ch == ch else nn.Conv2d(ch, out_ch, 1))
+        self.skip_connection = None if out_ch == ch else nn.Conv2d(ch, out_ch, 1)
 
     def forward(self,
         x:Tensor,    # (b, ch, h, w)
         emb:Tensor,  # (b, emb_ch) embedding of λ and class
     )->Tensor:       # (b, out_ch, h', w')
         "The input, resized, plus a correction that depends on λ and class."
-        norm, act, conv1 = self.in_layers
-        h = conv1(self.h_upd(act(norm(x))))
-        x = self.skip_connection(self.x_upd(x))
+        norm, _, conv1 = self.in_layers
+        h = F.silu(norm(x))
+        if self.resize: h, x = self.resize(h), self.resize(x)
+        h = conv1(h)
+        if self.skip_connection: x = self.skip_connection(x)
         if emb.shape[0] == 2*x.shape[0]:                     # `LateUNet.pair`
             h, x = torch.cat([h, h]), torch.cat([x, x])
         return x + self.steered(h, self.emb_layers(emb)[...,None,None])
@@ -165,11 +168,10 @@ class ResBlock(nn.Module):
         emb:Tensor,  # (b, 2·out_ch, 1, 1)
     )->Tensor:       # the shape of `h`
         "The second half: scaled and shifted by λ and class after the norm."
-        norm, *others = self.out_layers
+        norm, _, dropout, conv2 = self.out_layers
         scale, shift = emb.chunk(2, 1)
-        h = torch.addcmul(shift, 1+scale, norm(h))
-        for layer in others: h = layer(h)
-        return h
+        h = F.silu(torch.addcmul(shift, 1+scale, norm(h)))
+        return conv2(dropout(h) if self.training else h)
 
 # %% ../nbs/13_nets.ipynb #4af7cc53
 #| code-fold: true
@@ -402,8 +404,8 @@ class AttentionPool(nn.Module):
     )->Tensor:     # (b, n_out)
         "Attention with the mean as the only query (Dhariwal & Nichol 2021)."
         x, place = x.flatten(2), self.positional_embedding.to(x.dtype)
-        t = torch.cat([x.mean(2, keepdim=True), x], 2) + place
-        qkv = _rows(t.transpose(1, 2), self.qkv_proj)
+        tokens = torch.cat([x.mean(2, keepdim=True), x], 2) + place
+        qkv = _rows(tokens.transpose(1, 2), self.qkv_proj)
         q, k, v = qkv.unflatten(2, (3, self.heads, -1)).transpose(1, 3).unbind(2)
         fit = (q[:,:,:1]*k).sum(-1, keepdim=True)/q.shape[-1]**.5
         return _rows((fit.softmax(2)*v).sum(2).flatten(1), self.c_proj)

@@ -62,7 +62,7 @@ class Diffuse(Callback):
         self.gen = torch.Generator(device).manual_seed(0)
 
     def after_validate(self): self.gen = None
-    before_train = after_validate           # in a plain `Learner` it may not be called
+    before_train = after_validate        # in a plain `Learner` it may not be called
 
     def before_batch(self):
         (x, *more), (y,) = self.xb, self.yb or (None,)
@@ -72,7 +72,7 @@ class Diffuse(Callback):
         z, eps = diffuse(x, lam, noise)
         self.learn.xb, self.learn.yb = (z, lam, y, *more), (eps,)
 
-# %% ../nbs/14_training.ipynb #bca9dfe7
+# %% ../nbs/14_training.ipynb #f47a5aca
 class EMA(Callback):
     """Keeps a running average of the weights in `avg`, a model of its own, which
     validation uses. Raises ValueError for a decay outside [0, 1)."""
@@ -89,6 +89,7 @@ class EMA(Callback):
             self.avg = deepcopy(get_model(self.model)).requires_grad_(False).eval()
         self.avg.to(next(self.model.parameters()).device)
         self.pairs = list(self.avg.parameters()), list(self.model.parameters())
+        self.buffer_pairs = list(zip(self.avg.buffers(), self.model.buffers()))
 
     def after_cancel_step(self): self.left_out = True  # `after_step` follows
 
@@ -99,7 +100,7 @@ class EMA(Callback):
         self.n += 1
         d = min(self.decay, (1+self.n)/(10+self.n))
         torch._foreach_lerp_(*self.pairs, 1-d)
-        for a, b in zip(self.avg.buffers(), self.model.buffers()): a.copy_(b)
+        for a, b in self.buffer_pairs: a.copy_(b)
 
     def _swap(self, swapped):
         if self.swapped == swapped: return
@@ -108,7 +109,7 @@ class EMA(Callback):
 
     def before_validate(self): self._swap(True)
     def after_validate(self): self._swap(False)
-    before_train = after_validate           # in a plain `Learner` it may not be called
+    before_train = after_validate        # in a plain `Learner` it may not be called
 
 # %% ../nbs/14_training.ipynb #8772d651
 #| code-fold: true
@@ -373,14 +374,17 @@ def diffusion_learner(
         c = getattr(dls, 'c', n) if named else c
         need((n, classes, y.ndim) == (c, named, 1 if named else max(y.ndim, 2)),
              f"net must have as many {words[named]} as the data, {c}, got {n} "
-             f"{words[classes]}, for y of {y.dtype} {(*y.shape,)}: integers (b,) are "
-             "classes; numbers, and several labels, are floats (b, d) for `cond=Vector`")
+             f"{words[classes]}, for y of {y.dtype} {(*y.shape,)}: integers (b,) "
+             "are classes; numbers, and several labels, are floats (b, d) "
+             "for `cond=Vector`")
         first_y = cond.check_y(y, len(y))
         need(y.dtype == first_y.dtype and not (named and y.max() >= n),
-             f"y must be {first_y.dtype}{f', 0…{n-1}'*named}, got {y.dtype} up to {y.max()}")
+             f"y must be {first_y.dtype}{f', 0…{n-1}'*named}, got {y.dtype} "
+             f"up to {y.max()}")
     own = [DropLabel(cond, p_uncond), Diffuse(sched), EMA(decay), FiniteLoss()]
     adam = partial(torch.optim.AdamW, fused=True, foreach=False, weight_decay=0.)
-    kwargs = dict(loss_func=F.mse_loss, opt_func=partial(OptimWrapper, opt=adam)) | kwargs
-    learn = AveragedLearner(dls, model, lr=lr, cbs=[*own, *L(cbs)], **kwargs)
+    own_args = dict(loss_func=F.mse_loss, opt_func=partial(OptimWrapper, opt=adam))
+    learn = AveragedLearner(dls, model, lr=lr, cbs=[*own, *L(cbs)],
+                            **own_args | kwargs)
     learn.first_y = first_y[:10].clone()        # not all that it is a view of
     return learn

@@ -30,7 +30,8 @@ def shrink(
     """Area-downsampled: each pixel is the mean of those that it covers.
     Raises ValueError for a size that does not divide the image's."""
     (h, w), (H, W) = sides(size), x.shape[2:]
-    fits = 0 < h and 0 < w and H%h == W%w == 0 and (H == W or not isinstance(size, int))
+    square = H == W or not isinstance(size, int)
+    fits = 0 < h and 0 < w and H%h == W%w == 0 and square
     need(fits, f"size must divide that of the images, {(H, W)}, and be two numbers "
          f"where they are not square, got {size}")
     return F.adaptive_avg_pool2d(x, (h, w))
@@ -110,6 +111,7 @@ def beside(
     return torch.cat([find(disturbances, disturb, 'disturb')(low, t, noise), told], 1)
 
 # %% ../nbs/35_upsampling.ipynb #dae10804
+#| code-fold: true
 class Part:
     """One part of a stack: how its images are drawn.
     Raises ValueError for a level outside [0, 1], or one without `disturb`."""
@@ -153,6 +155,7 @@ class Part:
         return sample(model, shape, y, seed=seed, **self.how)
 
 # %% ../nbs/35_upsampling.ipynb #b93c66cf
+#| code-fold: true
 class Stack:
     """Models for small and larger images, each given what the one below has drawn.
     Raises ValueError for parts that do not fit together."""
@@ -270,7 +273,7 @@ class LowRes(Callback):
             first = torch.searchsorted(ys[order], y)
             i = order[(first+turn).clamp(max=len(ys)-1)]
         x = to_unit(xs[i]).float().to(next(model.parameters()).device)
-        own = torch.Generator(x.device).manual_seed(0)      # training's is not touched
+        own = torch.Generator(x.device).manual_seed(0)   # training's is not touched
         return Upsampling(model, self.of(x, own))
 
 # %% ../nbs/35_upsampling.ipynb #1730c124
