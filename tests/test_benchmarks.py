@@ -1,9 +1,11 @@
 "The benchmarks: whom they compare with where a library is missing, and how the minutes of a GPU are spent."
 import csv, sys
 from pathlib import Path
-import pytest
+import pytest, torch
 sys.path.append(str(Path(__file__).parents[1]))
-from benchmarks import gpu as gp, rivals
+from benchmarks import gpu as gp, layers, rivals
+from benchmarks.contestants import stir
+from cfg_edu.nets import unet_digits
 
 
 def test_who_is_not_installed_is_named_and_left_out(monkeypatch, capsys):
@@ -42,3 +44,15 @@ def test_rehearsal(tmp_path):
     "Every job that needs no judge and no other library runs on a CPU with tiny sizes"
     gp.gpu(minutes=10, device='cpu', only='loop,sampling,memory,half,growth', out=tmp_path/'rows.csv')
     assert rows(tmp_path/'rows.csv') == ['loop', 'sampling', 'memory', 'half', 'growth']
+
+
+def test_plain_layers_by_hand():
+    "The same numbers for other inputs too, and the network is left as it was"
+    torch.manual_seed(0)
+    net, call = stir(unet_digits()).eval(), torch.nn.Module.__call__
+    z, lam, y = torch.randn(2, 1, 8, 8), torch.randn(2), torch.tensor([3, 10])
+    hand, n = layers.by_hand(net, z, lam, y)
+    assert n > 150 and torch.nn.Module.__call__ is call
+    with torch.inference_mode():
+        for k in range(3): assert torch.equal(hand(z+k, lam-k, (y+k)%11), net(z+k, lam-k, (y+k)%11))
+        assert not torch.equal(hand(z, lam, y), hand(z, lam, y-1))
