@@ -15,6 +15,6 @@ setup(
     classifiers=[f'Development Status :: {status}', f"Intended Audience :: {cfg['audience']}", f"Natural Language :: {cfg['language']}",
                  'Programming Language :: Python :: 3'],
     packages=find_packages(include=[cfg['lib_path'], cfg['lib_path']+'.*']), include_package_data=True, zip_safe=False,
-    python_requires=f">={cfg['min_python']}", install_requires=words('requirements'), extras_require={'dev': words('dev_requirements')},
+    python_requires=f">={cfg['min_python']}", install_requires=words('requirements'), extras_require={k: words(f'{k}_requirements') for k in ('dev', 'hub')},
     entry_points={'console_scripts': words('console_scripts'), 'nbdev': [f"{cfg['lib_path']} = {cfg['lib_path']}._modidx:d"]},
 )

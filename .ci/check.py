@@ -11,7 +11,7 @@ pages = sorted((root/'nbs').rglob('*.ipynb'))
 for p in pages:
     nb, name = json.loads(p.read_text(encoding='utf-8')), p.relative_to(root)
     if nb['nbformat'] != 4 or nb['nbformat_minor'] < 5: found.append(f'{name}: not nbformat 4.5')
-    if p.stat().st_size > 1_000_000: found.append(f'{name}: {p.stat().st_size//1000} kB, over 1 MB')
+    if p.stat().st_size > 1_500_000: found.append(f"{name}: {p.stat().st_size//1000} kB, over 1.5 MB")
     for i, c in enumerate(nb['cells']):
         src, outs = ''.join(c['source']), c.get('outputs', [])
         if c['cell_type'] == 'code' and re.search(r'^\s*(import|from)\s+nbdev', src, re.M): found.append(f'{name} cell {i}: imports nbdev')
@@ -31,6 +31,7 @@ sidebar = (root/'_quarto.yml').read_text(encoding='utf-8')
 found += [f'_quarto.yml names {n}, which is not there' for n in set(re.findall(r'[\w/]+\.(?:ipynb|scss|css|bib|svg|png)', sidebar)) if not (root/'nbs'/n).exists()]
 for p in pages:
     if (name := p.relative_to(root/'nbs').as_posix()) not in re.split(r'[\s,\[\]]+', sidebar): found.append(f'{name}: not in the sidebar of _quarto.yml')
+found += [f'_quarto.yml: without {l!r}' for l in ('pre-render: ../.ci/proc.py', 'post-render: ../.ci/trim.py', 'src="/site.js"', 'image: images/card.png') if l not in sidebar]
 stems = [p.parent/re.sub(r'^\d+\w?_', '', p.stem) for p in pages]
 if len(set(stems)) != len(stems): found.append('two notebooks share an address')
 

@@ -1,5 +1,5 @@
 "README.md from nbs/index.ipynb: its text, its visible code and what that printed or drew; pictures go to index_files/. `--check` compares instead of writing."
-import base64, re, sys
+import base64, html, re, sys
 from pathlib import Path
 import nbformat
 
@@ -17,7 +17,8 @@ for i, c in enumerate(nb.cells):
         if png := o.get('data', {}).get('image/png'):
             name = f"index_files/{flags.get('label', f'cell-{i}')}.png"
             files[name] = base64.b64decode(png)
-            parts.append(f"![{flags.get('fig-alt', '').strip(chr(34))}]({name})\n\n*{flags.get('fig-cap', '').strip(chr(34))}*")
+            alt, wide = flags.get('fig-alt', '').strip(chr(34)), o.get('metadata', {}).get('image/png', {}).get('width')       # twice as sharp: its width on the page is told
+            parts.append((f'<img src="{name}" width="{wide}" alt="{html.escape(alt)}">' if wide else f'![{alt}]({name})') + f"\n\n*{flags.get('fig-cap', '').strip(chr(34))}*")
         if shown := re.search(r'<img alt="([^"]*)"[^>]*display:block" src="data:image/png;base64,([^"]*)"', o.get('data', {}).get('text/html', '')):
             name = f'index_files/film-{i}.png'                                       # of a film the frame that is shown first
             files[name] = base64.b64decode(shown[2])

@@ -60,7 +60,7 @@ def by_hand(
         for i, o in enumerate(outs): names[id(o)] = f't{len(lines)}_{i}'
         lines.append(f"    {', '.join(names[id(o)] for o in outs)}{',' if outs[0] is not out else ''} = {word(f)}({said})")
     ask = ', '.join(f'given{i}' for i in range(len(given)))
-    exec('\n'.join([f'def f({ask}):', *lines, f'    return {names[id(result)]}']), env)
+    exec('\n'.join([f'def f({ask}):', *lines, f'    return {names[id(result)]}']), env)  # noqa: S102 (our own lines)
     return env['f'], len(lines)
 
 @call_parse

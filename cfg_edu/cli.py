@@ -63,20 +63,33 @@ def _leave():
     if group and group.is_available() and group.is_initialized():
         group.destroy_process_group()
 
-# %% ../nbs/41_cli.ipynb #6b565693
+# %% ../nbs/41_cli.ipynb #669f3d03
 @_command
 def cfg_prepare(
-    path:str,           # ImageNet's downsampled archive, class folders, or an .npz
+    # ImageNet's downsampled archive, class folders, an .npz, or hub:NAME
+    path:str,
     out:str=None,       # folder to make; default: one in the cache folder
     size=64,            # pixels
     n_workers:int=None, # processes that read photographs; default: one a core
+    split:str=None,     # hub: parts to train on and to hold out, as in train,test
+    # hub: the column of pictures; default: the only one there is
+    image_column:str=None,
+    # hub: the column of classes; default: the only one there is
+    label_column:str=None,
 ):
     """Makes small images once, for training without waiting; run it again to continue.
     Raises ValueError or FileNotFoundError for whatever cannot be used."""
+    from cfg_edu.doors import need
     from cfg_edu.files import read_json
     from cfg_edu.pictures import prepare
     from cfg_edu.runs import say
-    folder = prepare(path, out, size, n_workers)
+    of_hub:dict = dict(split=split, image_column=image_column, label_column=label_column)
+    if str(path).startswith('hub:'):
+        from cfg_edu.hub import prepare_hub
+        folder = prepare_hub(path, out, size, n_workers, **of_hub)
+    else:
+        need(not any(of_hub.values()), f"{' and '.join(of_hub)} are for hub:NAME")
+        folder = prepare(path, out, size, n_workers)
     m = read_json(folder/'meta.json')
     what = f"{m['n']:,} images of {m['size']}×{m['size']} in {len(m['vocab'])} classes"
     say(f"{folder}: {what}, {m['n_train']:,} to train on")

@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['conditions', 'named', 'Classes', 'Vector', 'Told']
 
-# %% ../nbs/12_conditions.ipynb #70e2817d
+# %% ../nbs/12_conditions.ipynb #2c053030
 import torch
 from collections import ChainMap
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
 from huggingface_hub import PyTorchModelHubMixin
 from torch import nn, Tensor
 from torch.nn import functional as F
@@ -92,7 +94,7 @@ class Vector(nn.Module):
         need(whole, "y must be finite in each row, or NaN in all of it")
         return y
 
-# %% ../nbs/12_conditions.ipynb #57218cdc
+# %% ../nbs/12_conditions.ipynb #d9f68733
 #| code-fold: true
 conditions = dict(classes=Classes, vector=Vector)
 
@@ -117,3 +119,11 @@ class Told(nn.Module, PyTorchModelHubMixin):
             return named[name]
         coders = {Callable: (name, part)}
         super().__init_subclass__(library_name='cfg_edu', coders=coders)
+
+    @classmethod
+    def _from_pretrained(cls, **kwargs):
+        "The network, without the hub's line about a local folder; other words stay"
+        with redirect_stdout(StringIO()) as said: net = super()._from_pretrained(**kwargs)
+        line = 'Loading weights from local directory\n'
+        print(said.getvalue().replace(line, '', 1), end='')
+        return net

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['Plan', 'known', 'loaders']
 
-# %% ../nbs/42_plan.ipynb #9ab392bd
+# %% ../nbs/42_plan.ipynb #d1d5b6d1
 import json, math, sys, time, torch
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from inspect import signature
 from itertools import zip_longest
 from pathlib import Path
@@ -30,7 +31,7 @@ from accelerate import PartialState
 from fastai.basics import AttrDict, rank_distrib
 from fastai.callback.all import ChannelsLast, GradientAccumulation, GradientClip
 
-# %% ../nbs/42_plan.ipynb #269b1041
+# %% ../nbs/42_plan.ipynb #c9542fc6
 #| code-fold: true
 class Plan(AttrDict):
     """The settings of a training: what was asked, else the data's, else the network's.
@@ -105,7 +106,8 @@ class Plan(AttrDict):
         need(not self.told_w or dls.vocab is not None,
              "told_w is for classes, the data has numbers")
         cond = 'vector' if dls.vocab is None else 'told_w' if self.told_w else None
-        own = dict(cond=cond, clock=self.before().get('clock'))
+        own = dict(cond=cond, clock=self.before().get('clock'),
+                   hub=getattr(dls.train_ds, 'hub', None))
         c.update({k: v for k, v in own.items() if v})
         torch.manual_seed(self.seed)
         earlier = self.run(c) if self.init not in (None, 'adm') else None
@@ -234,5 +236,14 @@ def loaders(
     made = 'path' not in signature(make).parameters
     need(path is None or not made,
          f"path is for data that is not made here, {data!r} is")
+    hub = path and str(path).startswith('hub:')
+    if hub:
+        from cfg_edu.hub import hub_dls
+        need(data in ('images', 'imagenet64'),
+             f"path hub:NAME goes with data images or imagenet64, got {data!r}")
+        make = partial(hub_dls, make=make, size=size)
     dls = make(**kwargs) if path is None else make(path=path, **kwargs)
-    return smaller(dls, size) if size else dls
+    dls = smaller(dls, size) if size else dls
+    name = hub and str(path).split(':')[1]                  # for the model's card
+    if name and not Path(name).is_absolute(): dls.train_ds.hub = name
+    return dls

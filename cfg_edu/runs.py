@@ -26,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import save as to_safetensors
 from tqdm.auto import tqdm
 
-# %% ../nbs/40_runs.ipynb #eeefe807
+# %% ../nbs/40_runs.ipynb #d012d3ec
 class Run:
     "The folder of one training: configuration, weights and log."
     def __init__(self,
@@ -50,7 +50,7 @@ class Run:
         if not path.exists(): return write_json(path, {**settings, 'versions': by})
         old = read_json(path)
         was = {'rule': 'cfg', 'told_w': False, 'stats': old.get('reference'), 'balanced': True,
-               'classes': settings.get('classes'), **old}.get             # of old ones
+               **{k: settings.get(k) for k in ('classes', 'hub')}, **old}.get  # of old ones
         other = [f"{k} {was(k)!r} there, {v!r} asked"
                  for k, v in settings.items() if was(k) != v]
         here = f"out {str(self.path)!r} holds {what} of another configuration"

@@ -69,6 +69,32 @@ def test_mnist_s_judge_learns_from_the_same_folder(monkeypatch, data, path):
     assert len(asked) == 1
 
 
+def test_a_sweep_s_floor_is_found_once(monkeypatch, tmp_path):
+    "Of many images, for each n; a metric of one's own is asked anew"
+    monkeypatch.setenv('CFG_EDU_CACHE', str(tmp_path))
+    made, floor, (x, y) = [], jury.noise_floor, digits()
+    x, y = x.repeat(3, 1, 1, 1)[:5200], y.repeat(3)[:5200]
+    monkeypatch.setattr(jury, 'noise_floor', lambda *args, **kwargs: made.append(args[-1]) or floor(*args, **kwargs, n_draws=1))
+    jury.noise_floor.__module__ = floor.__module__
+    def ask(n, m=len(x)):
+        j = jury.Jury(n=n)
+        j.eye = jury.get_judge('digits')
+        return j.chance(x[:m], y[:m], None)
+    first = ask(100)
+    assert ask(100) == first and list(first)[-1] == 'n' and {type(o) for o in first.values()} == {float, int} and made == [100]
+    assert ask(120) != first and made == [100, 120]
+    ask(100, 1000), ask(100, 1000)                                                      # few images: at once
+    assert made == [100, 120, 100, 100]
+    monkeypatch.setitem(jury.metrics, 'mine', lambda seen, ref: float(len(made)))
+    assert (ask(100)['mine'], ask(100)['mine']) == (5., 6.)
+
+
+def test_a_judge_that_is_none():
+    with pytest.raises(ValueError, match="judge must be a subclass of Judge, got 'cfg_edu.metrics.evaluate', which is none"):
+        jury.Jury(judge='cfg_edu.metrics.evaluate').meet('digits', None, (1, 8, 8))
+    del jury.judges['cfg_edu.metrics.evaluate']
+
+
 def test_help_needs_no_torch():
     said = subprocess.run([sys.executable, '-c', "import sys; from cfg_edu import cli; print(cli._parser(cli.cfg_tradeoff).format_help()); assert not {'torch', 'fastai', 'numpy'} & {*sys.modules}"], capture_output=True, text=True)
     assert not said.returncode and '--up-w' in said.stdout, said.stderr
