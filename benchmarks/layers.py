@@ -4,7 +4,7 @@ What a network's own Python costs when there is but one image: its call against 
     python -m benchmarks layers
     python -m benchmarks layers --nets small --threads 2
 """
-import time
+import re, time
 from statistics import median
 import torch
 from fastcore.script import call_parse
@@ -59,8 +59,12 @@ def by_hand(
         said = ', '.join([word(o) for o in args] + [f'{k}={word(o)}' for k, o in kwargs.items()])
         for i, o in enumerate(outs): names[id(o)] = f't{len(lines)}_{i}'
         lines.append(f"    {', '.join(names[id(o)] for o in outs)}{',' if outs[0] is not out else ''} = {word(f)}({said})")
+    over, last = [f'    return {names[id(result)]}'], {}
+    for i, l in enumerate([*lines, *over]): last.update({t: i for t in re.findall(r'\bt\d+_\d+\b', l)})
+    for t, i in last.items():                               # nothing is kept longer than a network keeps it
+        if i < len(lines): lines[i] += f'; del {t}'
     ask = ', '.join(f'given{i}' for i in range(len(given)))
-    exec('\n'.join([f'def f({ask}):', *lines, f'    return {names[id(result)]}']), env)  # noqa: S102 (our own lines)
+    exec('\n'.join([f'def f({ask}):', *lines, *over]), env)  # noqa: S102 (our own lines)
     return env['f'], len(lines)
 
 @call_parse
