@@ -11,7 +11,7 @@ pages = sorted((root/'nbs').rglob('*.ipynb'))
 for p in pages:
     nb, name = json.loads(p.read_text(encoding='utf-8')), p.relative_to(root)
     if nb['nbformat'] != 4 or nb['nbformat_minor'] < 5: found.append(f'{name}: not nbformat 4.5')
-    if p.stat().st_size > 1_500_000: found.append(f"{name}: {p.stat().st_size//1000} kB, over 1.5 MB")
+    if p.stat().st_size > 1_000_000: found.append(f'{name}: {p.stat().st_size//1000} kB, over 1 MB')
     for i, c in enumerate(nb['cells']):
         src, outs = ''.join(c['source']), c.get('outputs', [])
         if c['cell_type'] == 'code' and re.search(r'^\s*(import|from)\s+nbdev', src, re.M): found.append(f'{name} cell {i}: imports nbdev')
