@@ -336,3 +336,15 @@ def test_another_block_of_ones_own():
 def test_small_even_sizes_have_two_levels(name, side):
     net = net_for(name, 3, (1, side, side))
     with torch.no_grad(): assert net.sizes == [side, side//2] and net(torch.zeros(1, 1, side, side), torch.zeros(1)).shape == (1, 1, side, side)
+
+
+def test_dropout_acts_in_training_alone():
+    "A value is kept, times 1/(1−p), or dropped: where the last convolution passes each value on, that can be seen"
+    torch.manual_seed(0)
+    b, x, emb = ResBlock(8, 12, dropout=.25), torch.randn(64, 8, 4, 4), torch.randn(64, 12)
+    with torch.no_grad():
+        for k in range(8): b.out_layers[3].weight[k,k,1,1] = 1.
+        h, got = b.eval()(x, emb) - x, b.train()(x, emb) - x
+    kept = got.abs() > 1e-6
+    torch.testing.assert_close(got[kept], h[kept]/.75, rtol=1e-4, atol=1e-5)
+    assert abs(kept.float().mean() - .75) < .02
