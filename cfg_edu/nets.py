@@ -127,14 +127,14 @@ class GroupNorm32(nn.GroupNorm):
 norms = dict(group32=GroupNorm32)
 named.maps.append(norms)
 
-# %% ../nbs/13_nets.ipynb #2cb38c97
+# %% ../nbs/13_nets.ipynb #fe895a30
 class ResBlock(nn.Module):
     "x + two convolutions, steered by the embedding; may change the size."
     def __init__(self,
         ch,           # channels in
         emb_ch,       # width of the embedding of λ and class
         out_ch=None,  # channels out; None: as many as in
-        dropout=0.,   # part of the activations dropped in training, 0 ≤ dropout < 1
+        dropout=0.,   # part of the activations dropped in training, in [0, 1)
         resize=None,  # 'up': each pixel 2×2; 'down': the mean of 2×2; or None
         norm=GroupNorm32,  # `norm(channels)`
     ):
@@ -379,7 +379,7 @@ class UNet(Encoder):
         for stage in self.output_blocks: h = stage(h, emb, hs.pop())
         return self.out(h).to(z.dtype)
 
-# %% ../nbs/13_nets.ipynb #d5852116
+# %% ../nbs/13_nets.ipynb #9a014709
 class AttentionPool(nn.Module):
     """The mean of all pixels asks every pixel, and answers with one vector.
     Raises ValueError for heads that do not divide the channels."""

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['palette', 'class_colors', 'show_points', 'show_density', 'show_field', 'show_paths', 'show_grid', 'save_figure',
-           'explore', 'gallery', 'film']
+           'explore', 'gallery', 'sharp', 'film']
 
 # %% ../nbs/plots.ipynb #c3ebe42a
 from base64 import b64encode
@@ -259,17 +259,37 @@ def gallery(
     menu.observe(last_page, 'value')
     return box
 
-# %% ../nbs/plots.ipynb #73da5e1f
+# %% ../nbs/plots.ipynb #e66fd419
 #| code-fold: true
-def _png(draw, v, dpi):
-    "What `draw(v)` draws, as base64 of a PNG with 256 colours"
-    o, buf, out = draw(v), BytesIO(), BytesIO()
-    fig = o if isinstance(o, Figure) else getattr(o, 'figure', plt.gcf())
-    fig.savefig(buf, dpi=dpi)
-    plt.close(fig)
+#| code-summary: "`sharp`"
+def _few(fig, dpi, **kwargs):
+    "A figure as a PNG with 256 colours: its bytes and its size in dots"
+    buf, out = BytesIO(), BytesIO()
+    fig.savefig(buf, dpi=dpi, **kwargs)
     few = Image.open(buf).convert('RGB').quantize(256, method=Image.Quantize.MAXCOVERAGE)
     few.save(out, 'PNG', optimize=True)
-    return b64encode(out.getvalue()).decode()
+    return out.getvalue(), few.size
+
+def sharp():
+    "Stores the figures of this notebook at twice the size, in 256 colours, from here on."
+    from IPython import get_ipython
+    def twice(fig):
+        png, (w, h) = _few(fig, 2*fig.dpi, bbox_inches='tight')
+        return png, dict(width=w//2, height=h//2)
+    shell = get_ipython()
+    if not shell: return
+    shell.run_line_magic('matplotlib', 'inline')    # which sets its own format, once
+    shell.display_formatter.formatters['image/png'].for_type(Figure, twice)
+
+# %% ../nbs/plots.ipynb #0c299cb8
+#| code-fold: true
+def _png(draw, v, dpi):
+    "What `draw(v)` draws, as base64 of a PNG"
+    o = draw(v)
+    fig = o if isinstance(o, Figure) else getattr(o, 'figure', plt.gcf())
+    png, _ = _few(fig, dpi)
+    plt.close(fig)
+    return b64encode(png).decode()
 
 _move = ("const f=this.closest('figure'),m=[...f.querySelectorAll('img')];"
          "m.forEach((o,i)=>o.style.display=i==this.value?'block':'none');"

@@ -198,3 +198,24 @@ def test_film_text_cannot_break_the_page():
 def test_refused(call, says):
     with pytest.raises(ValueError, match=says): call()
     assert plt.get_fignums() == []                                    # refused before anything is drawn
+
+def test_sharp():
+    "A notebook's figures: twice the dots, shown at their old size, no more than 256 colours; nothing happens outside a notebook."
+    from IPython.core.interactiveshell import InteractiveShell
+    assert plots.sharp() is None and not InteractiveShell.initialized()
+    class Shell(InteractiveShell):
+        def enable_gui(self, gui=None): pass
+    backend, shell = plt.get_backend(), Shell.instance()
+    try:
+        plots.sharp()
+        fig = plt.figure(figsize=(3, 2), dpi=50)
+        fig.gca().imshow(np.random.default_rng(0).random((60, 60, 3)))
+        data, about = shell.display_formatter.format(fig)
+        image, shown = Image.open(BytesIO(data['image/png'])), about['image/png']
+        assert image.mode == 'P' and len(image.getcolors()) <= 256
+        assert all(abs(n - 2*shown[k]) <= 1 for n, k in zip(image.size, ('width', 'height')))
+        assert 60 < shown['height'] <= 110
+    finally:
+        plt.close('all')
+        Shell.clear_instance()
+        plt.switch_backend(backend)
