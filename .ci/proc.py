@@ -1,6 +1,8 @@
 """Mends in nbdev's `_proc` what readers would see as raw markdown or be led astray by. Quarto runs it before it renders (`pre-render` in _quarto.yml); docs.py uses it too.
 
-nbdev links names in backticks wherever they stand: inside a signature that shows as `[…](…)`, inside a link as a link in a link. And pandoc gives a class and a function whose names differ in case alone the anchors `cfg` and `cfg-1`, while both are linked as `cfg`; as it does where a section is called as a function (`Evaluate`)."""
+nbdev links names in backticks wherever they stand: inside a signature that shows as `[…](…)`, inside a link as a link in a link. And pandoc gives a class and a function whose names differ in case alone the anchors `cfg` and `cfg-1`, while both are linked as `cfg`; as it does where a section is called as a function (`Evaluate`).
+
+And where the source of a function stands open on the page, nbdev's signature and docstring right above it say the same words twice: there only the heading stays, with its link."""
 import json, os, re, sys
 from pathlib import Path
 
@@ -26,6 +28,18 @@ def slug(title):
     "The anchor that pandoc gives a heading"
     title = re.sub(r'\[([^\]]*)\]\([^)]*\)', r'\1', re.sub(r'\{#?.*\}|`|\*|\$', '', title)).strip().lower()
     return re.sub(r'^[^a-z]+', '', re.sub(r'\s+', '-', re.sub(r'[^\w\s.-]', '', title)))
+def once(doc, cell):
+    "Takes the signature and the docstring out of `doc`, what `show_doc` says of one name, if `cell` shows the source of that name and of no other"
+    source = ''.join(cell['source'])
+    name = re.search(r'^show_doc\((\w+)\)', ''.join(doc['source']), re.M)
+    here = re.findall(r'^(?:async )?(?:def|class) ([A-Za-z]\w*)', source, re.M)
+    if not name or here != [name[1]] or 'code-summary: "Exported source"' not in source: return False
+    if not re.search(rf'^(async )?def {name[1]}\(|^    def __init__\(', source, re.M): return False      # a class that inherits its arguments: nowhere else do they stand
+    for o in doc['outputs']:
+        if 'text/markdown' in o.get('data', {}): o['data']['text/markdown'] = re.sub(r'^```.*', '', ''.join(o['data']['text/markdown']), flags=re.M | re.S).splitlines(True)
+    cell['source'] = re.sub(r'^#\| code-(fold|summary):.*\n', '', source, flags=re.M).splitlines(True)
+    return True
+
 def stem(page): return re.sub(r'^\d+\w?_', '', Path(page).stem)
 
 def mend(pages):
@@ -37,6 +51,7 @@ def mend(pages):
         taken = [slug(h) for h in heads] + [n.lower() for n in here]
         apart += [(stem(page), n) for n in here if taken.count(n.lower()) > 1]
     for page, cells in pages.items():
+        changed |= {page for a, b in zip(cells, cells[1:]) if a['cell_type'] == b['cell_type'] == 'code' and once(a, b)}
         for d, k in texts(cells):
             old = ''.join(d[k])
             new = unnest(fences(signature, old) if k != 'source' else old)

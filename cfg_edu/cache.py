@@ -20,7 +20,9 @@ from .doors import need
 from .files import fingerprint, guarded, read_json, replacing, write_json
 from .data import DataLoaders, data_dls
 
-# %% ../nbs/cache.ipynb #1bf81866
+# %% ../nbs/cache.ipynb #5265bd89
+#| code-fold: true
+#| code-summary: "`open_cache`"
 def _mapped(path):
     "The array in the .npy file `path` as a tensor that costs no memory"
     try:
@@ -51,10 +53,11 @@ def open_cache(
     need(fits, f"{path} is damaged: it does not hold what meta.json says")
     return x, y, meta
 
-# %% ../nbs/cache.ipynb #4f3fe790
+# %% ../nbs/cache.ipynb #dc05cbfb
 #| code-fold: true
+#| code-summary: "What a worker needs"
 def _end_with_parent(_):
-    "Ends a worker with its parent; it would wait for a queue that nobody reads any more"
+    "Ends a worker with its parent; else it waits for a queue that nobody reads any more"
     def watch():
         parent_process().join()
         os._exit(1)
@@ -63,7 +66,7 @@ def _end_with_parent(_):
 _guard = "put what the script does under `if __name__ == '__main__':`"
 
 def _try_a_process():
-    "One that is not forked imports the script: if that fails, say so before work begins"
+    "A process that is not forked imports the script; if that fails, say so at once"
     try:
         trial = Process(target=int)
         trial.start()
@@ -72,7 +75,9 @@ def _try_a_process():
     need(trial and trial.exitcode == 0,
          f"a process that makes images cannot import the script: {_guard}")
 
-# %% ../nbs/cache.ipynb #94ec4a10
+# %% ../nbs/cache.ipynb #6f3fb868
+#| code-fold: true
+#| code-summary: "The pieces"
 class _Pieces:
     "Files that are there or are not; a piece is the name of a part and some items"
     def __init__(self, folder, pieces, make, size, c):
@@ -135,7 +140,9 @@ def join(self:_Pieces, folder, key, vocab):
     for old in ('images.npy', 'labels.npy'):        # of format 1
         (folder/old).unlink(missing_ok=True)
 
-# %% ../nbs/cache.ipynb #f01a8c8a
+# %% ../nbs/cache.ipynb #d32a4313
+#| code-fold: true
+#| code-summary: "`build_cache`"
 def build_cache(
     folder,         # of the cache
     parts,          # items of `train` and of `valid`; their `repr` says all

@@ -6,7 +6,7 @@
 __all__ = ['toys', 'sources', 'rungs', 'to_unit', 'TensorDL', 'hold_out', 'missing', 'random_flip', 'data_dls', 'toy', 'toy_dls',
            'digits', 'digits_dls', 'mnist_dls', 'fashion_dls', 'cifar10_dls', 'Rung', 'dls_for']
 
-# %% ../nbs/10_data.ipynb #417c2c59
+# %% ../nbs/10_data.ipynb #9a25f15c
 import numpy as np, random, torch, warnings
 from functools import partial
 from math import pi
@@ -17,6 +17,7 @@ with warnings.catch_warnings():
     from fastai.data.core import DataLoaders, TfmdDL
     from fastai.data.external import fastai_path
     from fastai.torch_core import default_device
+from fastcore.basics import patch
 from fastcore.foundation import L
 from torch import Tensor
 from torch.utils.data import TensorDataset
@@ -31,7 +32,7 @@ def to_unit(
     "Pixels 0…255 to [−1, 1]; other tensors pass."
     return x.float()/127.5 - 1 if x.dtype == torch.uint8 else x
 
-# %% ../nbs/10_data.ipynb #3bf966ca
+# %% ../nbs/10_data.ipynb #ddc52dc3
 class TensorDL(TfmdDL):
     "Batches by index from a `TensorDataset`; no item is ever taken alone."
     def __init__(self,
@@ -52,22 +53,25 @@ class TensorDL(TfmdDL):
         for i in torch.as_tensor(np.fromiter(samps, np.int64)).split(self.bs):
             if len(i) == self.bs or len(i) and not self.drop_last:
                 yield tuple(t.index_select(0, i) for t in self.dataset.tensors)
-    def show_batch(self,
-        b=None,        # batch; None takes the next
-        max_n:int=16,  # examples shown, of points 64 times as many
-        **kwargs,      # passed to `show_grid` or `show_points`
-    ): # the axes
-        "Images in a grid with what they are told above, points in the plane"
-        x, y = b or self.one_batch()
-        n, vocab = max_n*(64 if x.ndim == 2 else 1), self.vocab
-        x, y = x[:n], y[:n]
-        if x.ndim == 2:
-            return show_points(x, y if vocab else None, vocab=vocab, **kwargs)
-        names = [vocab[o] if vocab else ' '.join(f'{v:.1f}' for v in o) for o in y]
-        return show_grid(x, labels=names, **kwargs)
 
-# %% ../nbs/10_data.ipynb #2acc57ce
+# %% ../nbs/10_data.ipynb #7a7e4559
 #| code-fold: true
+#| code-summary: "Pictures of a batch, checks, and what is held out"
+@patch
+def show_batch(self:TensorDL,
+    b=None,        # batch; None takes the next
+    max_n:int=16,  # examples shown, of points 64 times as many
+    **kwargs,      # passed to `show_grid` or `show_points`
+): # the axes
+    "Images in a grid with what they are told above, points in the plane"
+    x, y = b or self.one_batch()
+    n, vocab = max_n*(64 if x.ndim == 2 else 1), self.vocab
+    x, y = x[:n], y[:n]
+    if x.ndim == 2:
+        return show_points(x, y if vocab else None, vocab=vocab, **kwargs)
+    names = [vocab[o] if vocab else ' '.join(f'{v:.1f}' for v in o) for o in y]
+    return show_grid(x, labels=names, **kwargs)
+
 def _tensor(o, what):
     "What is given, as a tensor of real numbers"
     try: t = torch.as_tensor(o)
@@ -97,7 +101,7 @@ def hold_out(
     y:Tensor, # (n,) classes
     k:int,    # how many to hold out
 )->Tensor:    # (k,) indices, rising; fewer where `y` has fewer to spare
-    "A random choice, always the same, from each class in its share; one of each stays."
+    "A random choice, always the same: from each class in its share, but never all of it."
     i = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
     i = i[y[i].argsort(stable=True)]                        # class by class
     stays = y[i].diff(prepend=y[i][:1]-1) != 0              # the first of each
@@ -247,8 +251,9 @@ def digits_dls(
     "The digits in batches."
     return data_dls(*digits(), range(10), bs, 360, seed=seed, device=device)
 
-# %% ../nbs/10_data.ipynb #ea653a62
+# %% ../nbs/10_data.ipynb #bb3aaa13
 #| code-fold: true
+#| code-summary: "The download"
 _gz = 'the four *-ubyte.gz files, '
 sources = dict(
     MNIST=('https://ossci-datasets.s3.amazonaws.com/mnist', _gz + '12 MB'),
@@ -275,8 +280,9 @@ def _torchvision_dls(kind, path, **kwargs):
     names = range(10) if kind == 'MNIST' else parts[0].classes
     return data_dls(x, y, names, valid=len(parts[1]), **kwargs)
 
-# %% ../nbs/10_data.ipynb #b0f18825
+# %% ../nbs/10_data.ipynb #52425f8e
 #| code-fold: true
+#| code-summary: "The three sets"
 def mnist_dls(
     path=None, # folder of the download; None is fastai's data folder
     **kwargs,  # `bs`, `seed`, `device` and the rest of `data_dls`
@@ -302,13 +308,13 @@ def cifar10_dls(
     Raises FileNotFoundError where they are missing and cannot be downloaded."""
     return _torchvision_dls('CIFAR10', path, flip=flip, **kwargs)
 
-# %% ../nbs/10_data.ipynb #0b620c07
+# %% ../nbs/10_data.ipynb #8e95ad48
 class Rung:
     "A data set, and what suits it."
     def __init__(self,
         make,           # `make(bs=, seed=, device=, …)` gives its `DataLoaders`
         net:str,        # the network, one of the presets
-        judge:str=None, # who looks at samples; None: they are no images
+        judge:str=None, # what looks at samples; None: they are not images
         on_cpu:str=None,# the network where there is no GPU; None: the same
         **recipe,       # what departs from the network's: `steps`, `bs`, `lr`, …
     ):

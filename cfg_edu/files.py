@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 from .doors import need
 
-# %% ../nbs/files.ipynb #568d084d
+# %% ../nbs/files.ipynb #7a78d947
 @contextmanager
 def replacing(
     path,  # file to write
@@ -39,7 +39,9 @@ def replacing(
         raise OSError(e.errno, say, str(path)) from e
     finally: part.unlink(missing_ok=True)
 
-# %% ../nbs/files.ipynb #647ddbfd
+# %% ../nbs/files.ipynb #df18b8d7
+#| code-fold: true
+#| code-summary: "Settings and arrays"
 def write_json(
     path,    # file to write
     d:dict,  # settings
@@ -67,7 +69,9 @@ def read_npz(
     need(n <= 2**30 + 100*Path(path).stat().st_size, f"it would unpack to {n:,} bytes")
     with np.load(path) as z: return {k: z[k] for k in names if k in z}
 
-# %% ../nbs/files.ipynb #fc87bf2f
+# %% ../nbs/files.ipynb #ffa5e287
+#| code-fold: true
+#| code-summary: "The lock"
 @contextmanager
 def guarded(
     folder,          # made where it is not there
@@ -110,12 +114,14 @@ def fingerprint(
         else: h.update(repr(t).encode())
     return h.hexdigest()[:16]
 
-# %% ../nbs/files.ipynb #cda65db1
+# %% ../nbs/files.ipynb #35d921ef
+#| code-fold: true
+#| code-summary: "Make it once"
 def cached(
     name:str, # stem of the file
     make,     # makes a dict of tensors, if no intact one is there
 )->dict:      # the tensors by name
-    "What `make()` gave once; where nothing can be written it warns and goes on."
+    "What `make()` gave once; warns and goes on where nothing can be written."
     path = cache_dir()/f'{name}.safetensors'
     with suppress(OSError, SafetensorError), safe_open(path, 'pt') as f:
         ts = {k: f.get_tensor(k) for k in sorted(f.keys())}

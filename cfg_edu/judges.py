@@ -320,7 +320,7 @@ def get_judge(
 )->Judge:           # the same one each time, on a GPU if there is one
     """A judge, made once and kept.
     Raises ValueError for an unknown name, or a path where the judge is trained here."""
-    cls = find(judges, name, 'judge') if isinstance(name, str) else name
+    cls = find(judges, name, 'judge', Judge) if isinstance(name, str) else name
     if path is None: return _made(cls)
     need('path' in signature(cls).parameters, f"path must be None for judge {name!r}, "
          f"which is trained here, got {path}")

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from cfg_edu import adm, cache, classifier, cli, data, glyphs, imagenet, judges, metrics, mixture, nets, pictures, runs
-from cfg_edu.guidance import CFG
-from cfg_edu.sampling import sample
+from cfg_edu import draws, guidance  # noqa: F401 (all rules, by name)
+from cfg_edu.doors import find
+from cfg_edu.guidance import CFG, rules
+from cfg_edu.sampling import sample, samplers
 from cfg_edu.schedule import Schedule
 from cfg_edu.training import diffusion_learner
 
@@ -46,6 +48,20 @@ def door(f, **table):
         else: refusal(lambda: f(**args))
     return test
 
+
+def test_a_dotted_path_to_another_kind():
+    "What was wanted, what was found, and no entry of it"
+    kinds = {'rule': (rules, 'something callable', None), 'sampler': (samplers, 'something callable', None), 'judge': (metrics.judges, 'a subclass of Judge', metrics.Judge),
+             'net': (nets.presets, 'a Preset', None), 'data': (data.rungs, 'a Rung', None)}
+    for what, (table, wanted, kind) in kinds.items():
+        before, callables = dict(table), wanted == 'something callable'
+        for path, found in {'torch.nn.Linear': 'which is a class', 'math.pi': 'which is a float'}.items():
+            if callables and path == 'torch.nn.Linear': continue
+            assert f"or a dotted path to {wanted}, got '{path}', {found}" in refusal(lambda: find(table, path, what, kind))
+        assert table == before
+    assert find(samplers, 'cfg_edu.sampling.heun', 'sampler') is find(rules, 'cfg_edu.sampling.heun', 'rule')    # whatever is called may come
+    assert find(rules, 'cfg_edu.guidance.ClassifierGuided', 'rule') is guidance.ClassifierGuided
+    with pytest.raises(ValueError, match="judge must be one of .* a subclass of Judge, got 'torch.nn.Linear'"): judges.get_judge('torch.nn.Linear')
 
 n = 24
 x, y = torch.rand(n, 1, 8, 8)*2 - 1, torch.arange(n)%3

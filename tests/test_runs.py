@@ -240,7 +240,7 @@ def test_doors_of_fit_resumable(tmp_path):
     refused(lambda: fit(learner(), tmp_path/'c', 1), 'n_epoch must be at least 2', 'got 1')
     refused(lambda: fit(learner(), tmp_path/'d', warmup=-1), 'warmup must be at least 0, got -1')
     refused(lambda: fit(learner([GradientAccumulation(24)]), tmp_path/'d'), 'n_acc must be a multiple of bs 16', 'got 24')
-    refused(lambda: fit(learner([GradientAccumulation(48)]), tmp_path/'d'), 'an epoch of 64', 'got 48')
+    refused(lambda: fit(learner([GradientAccumulation(48)]), tmp_path/'d'), 'that divides the 64 examples', 'got 48')
     assert not (tmp_path/'d').exists()
 
 
@@ -434,6 +434,15 @@ def test_without_a_gpu_the_small_network_is_taken_and_its_time_said(monkeypatch)
         monkeypatch.undo()
         assert took == pytest.approx(6*128/n*100/60)
         assert torch.equal(torch.get_rng_state(), before) and all(p.grad is None for p in net.parameters())
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='said on a CPU alone')
+def test_how_long_it_takes_is_said_in_a_narrow_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr('cfg_edu.plan.Plan.minutes', lambda *_: 25.)
+    monkeypatch.chdir(tmp_path)
+    cli.cfg_train('digits', out='runs/digits', steps=1, every=1, bs=8)
+    first, then = capsys.readouterr().out.splitlines()[:2]
+    assert first.endswith('1 steps of 8 on cpu') and then == 'runs/digits: this takes about 25 minutes' and len(first) <= 84
+
 
 def test_a_validation_costs_less_than_the_training(tmp_path):
     from cfg_edu.plan import loaders, Plan

@@ -32,6 +32,23 @@ def test_before(tmp_path):
     run(top/'.ci/proc.py', elsewhere)
     assert json.loads((elsewhere/'05_guidance.ipynb').read_text(encoding='utf-8'))['cells'] == cells      # the notebooks themselves are nobody's to mend
 
+def test_said_once(tmp_path):
+    "Above the open source of a function only its heading stays; a signature that stands nowhere else stays whole"
+    proc = tmp_path/'_proc'
+    proc.mkdir()
+    def doc(name): return {**shown(f'---\n\n[source](https://a.b/x.py#L1)\n\n### {name}\n\n```python\ndef {name}(\n    w, # weight\n)\n```\n\n*What it does.*'), 'source': ['#| echo: false\n', f'show_doc({name})']}
+    def code(text, open='#| code-fold: show\n#| code-summary: "Exported source"\n'): return {'cell_type': 'code', 'source': (open+text).splitlines(True), 'outputs': []}
+    f, init, inherits = 'def f(\n    w,  # weight\n):\n    "What it does."\n', 'class C:\n    def __init__(self, w): self.w = w\n', 'class D(C):\n    def forward(self): pass\n'
+    cells = [doc('f'), code(f), doc('C'), code(init), doc('D'), code(inherits), doc('f'), doc('C'), code(f+init), doc('f'), code(f, '#| code-fold: true\n#| code-summary: "`f`"\n'), doc('f'), {'cell_type': 'markdown', 'source': ['Then']}, code(f)]
+    (proc/'05_guidance.ipynb').write_text(json.dumps({'cells': cells}), encoding='utf-8')
+    for _ in range(2):
+        assert run(top/'.ci/proc.py', proc).returncode == 0
+        new = json.loads((proc/'05_guidance.ipynb').read_text(encoding='utf-8'))['cells']
+        said = [''.join(c['outputs'][0]['data']['text/markdown']) if c.get('outputs') else None for c in new]
+        assert said[0] == '---\n\n[source](https://a.b/x.py#L1)\n\n### f\n\n' and ''.join(new[1]['source']) == f
+        assert '### C' in said[2] and ''.join(new[3]['source']) == init
+        assert [i for i, t in enumerate(said) if t and 'def ' in t] == [4, 6, 7, 9, 11] and new[5:6] + new[8:9] + new[10:11] == cells[5:6] + cells[8:9] + cells[10:11]
+
 def site(folder):
     "A site of two pages as Quarto writes it"
     folder.mkdir(parents=True)
