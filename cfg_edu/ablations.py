@@ -18,7 +18,7 @@ class RescaledBlock(ResBlock):
         x:Tensor,    # (b, ch, h, w)
         emb:Tensor,  # (b, emb_ch) embedding of λ and class
     )->Tensor:       # (b, out_ch, h', w')
-        "The residual block's output by √2."
+        "The residual block's output, divided by √2."
         return super().forward(x, emb)/2**.5
 
 # %% ../nbs/37_ablations.ipynb #8dd718ea

@@ -15,7 +15,7 @@ from .denoiser import Wrapper, eps2x
 # %% ../nbs/21_conditionals.ipynb #4e70895e
 class ClassAverage(Wrapper):
     """ε without a class, from those of all classes: Σ_c p(c|z)ε(z, c), with p(c|z)
-    filtered along a path. Raises ValueError if it begins above λ = −4 or stands."""
+    filtered along a path. Raises ValueError if it begins above λ = −4 or λ does not rise."""
     def __init__(self,
         model,            # the contract, with `null` = n classes
         prior=None,       # (n,) shares of the classes, positive; None: equal

@@ -32,7 +32,7 @@ class _Plain(pickle.Unpickler):
     "Reads numbers, texts, containers; arrays become `Said`; refuses other names"
     known = '_reconstruct', '_frombuffer', 'ndarray', 'dtype', 'encode'
     class Said:
-        "Takes down what a pickle says of an array; numpy makes it of the bytes"
+        "Notes what a pickle says about an array; numpy makes the array from the bytes"
         def __init__(self, *args): self.args = args
         def __setstate__(self, state): self.state = state
         def __array__(self, dtype=None, copy=None):

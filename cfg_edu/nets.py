@@ -118,7 +118,7 @@ class GroupNorm32(nn.GroupNorm):
     def forward(self,
         x:Tensor,  # (b, ch, …)
     )->Tensor:     # the shape and dtype of `x`
-        "Mean 0 and variance 1 in each group, then a scale and a shift a channel."
+        "Mean 0 and variance 1 in each group, then a scale and a shift for each channel."
         if x.dtype == self.weight.dtype: return super().forward(x)
         with _no_autocast(x):                           # it would copy x to float32
             weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)

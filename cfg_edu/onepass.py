@@ -51,7 +51,7 @@ def with_w(
 #| code-fold: true
 class OnePass(Guidance):
     """Guided in one pass: the network is told w, and answers (1+w)ε(z, c) − wε(z).
-    Raises ValueError for a network that is not told w, or a w that none was trained on."""
+    Raises ValueError for a network that is not told w, or a w beyond its training."""
     def __init__(self,
         model,    # the contract, around a network with `cond=ClassesAndW`
         w:float,  # guidance weight, 0 … `w_max`

@@ -64,7 +64,7 @@ rules['rescaled'] = lambda model, w: Rescaled(CFG(model, w))
 
 # %% ../nbs/22_rules.ipynb #dfb1b72b
 class APG(TwoAnswers):
-    """Adaptive projected guidance: of the push along x̂(z, c) a share η
+    """Adaptive projected guidance: keeps a share η of the push along x̂(z, c)
     (Sadat et al. 2024). Raises ValueError for r ≤ 0."""
     def __init__(self,
         model,             # the contract

@@ -208,7 +208,7 @@ def fits(self:Stack,
     low,      # small images, or None
     seed:int, # of the first sample
 ):
-    "Raises ValueError for a seed out of range, or images that are no images."
+    "Raises ValueError for a seed out of range, or for anything but images."
     need(n >= 1 and (bs is None or bs >= 1),
          f"n and bs must be at least 1, got {n} and {bs}")
     many = len(self.parts) > 1 or low is not None

@@ -90,7 +90,7 @@ class _AgainFloat32(_Again, Float32): pass
 def recompute(
     net:nn.Module,  # a network made of `Stage`s, such as `UNet`
 )->nn.Module:       # the same
-    "In training a stage keeps its input alone, and is run again for its gradient."
+    "In training a stage keeps only its input, and is run again for its gradient."
     again = {Stage: _AgainStage, Float32: _AgainFloat32}
     for m in net.modules(): m.__class__ = again.get(type(m), type(m))
     return net
