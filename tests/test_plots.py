@@ -153,7 +153,7 @@ def test_film():
     values = [.2, .5, 1.2]
     o = film(hills, values, label='s', alt='two hills', start=1)
     assert len(set(frames(o))) == 3                                                        # each another picture
-    assert {Image.open(BytesIO(p)).size for p in frames(o)} == {(288, 288)}                # one size, or the page jumps
+    assert {Image.open(BytesIO(p)).size for p in frames(o)} == {(576, 576)} and o.data.count('width="288"') == 3  # one size, or the page jumps
     assert 'display:block"' in o.data.split('<img')[2] and o.data.count('display:block"') == 1 and o.data.count('max-width:100%') == 3
     assert 'http' not in o.data and '<script' not in o.data                                # nothing is fetched
     assert 'value="1"' in o.data and '<output>s = 0.5</output>' in o.data and 'alt="two hills s = 1.2"' in o.data
@@ -219,3 +219,12 @@ def test_sharp():
         plt.close('all')
         Shell.clear_instance()
         plt.switch_backend(backend)
+
+
+def test_film_sharp_where_it_may_be():
+    "Twice the dots, unless the film would then pass its limit; refused if it does so even at its own size."
+    sharp = film(hills, [.5, 1.])
+    kb = len(sharp.data)//1000
+    plain = film(hills, [.5, 1.], limit=kb - 1)
+    assert {Image.open(BytesIO(p)).size for p in frames(sharp)} == {(576, 576)} and {Image.open(BytesIO(p)).size for p in frames(plain)} == {(288, 288)}
+    assert all(o.data.count('width="288"') == 2 for o in (sharp, plain)) and len(plain.data) < 1000*(kb - 1)
