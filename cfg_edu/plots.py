@@ -309,7 +309,7 @@ def film(
     limit:int=500,   # size allowed, kB
 ):                   # an object that the notebook shows
     """A slider through drawings made beforehand; it needs no kernel.
-    Raises ValueError if `values` is empty or the film larger than `limit`."""
+    Raises ValueError if `values` is empty or the film at its shown size above `limit`."""
     from IPython.display import HTML
     values = [v.item() if hasattr(v, 'item') else v for v in values]
     need(values, "values must hold at least one value, got none")
