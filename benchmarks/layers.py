@@ -1,10 +1,12 @@
 """
-What a network's own Python costs when there is but one image: its call against its plain layers (convolutions, norms, …), called one after another by hand:
+What a network's own Python costs when there is but one image: its call, and that of its traced copy, against its plain layers (convolutions, norms, …), called one after another by hand:
 
     python -m benchmarks layers
     python -m benchmarks layers --nets small --threads 2
+    python -m benchmarks layers --compiled
 """
 import re, time
+from copy import deepcopy
 from statistics import median
 import torch
 from fastcore.script import call_parse
@@ -67,16 +69,26 @@ def by_hand(
     exec('\n'.join([f'def f({ask}):', *lines, *over]), env)  # noqa: S102 (our own lines)
     return env['f'], len(lines)
 
+def copied(
+    net:nn.Module,
+    backend:str,  # 'eager': the same operations, without the Python between them; 'inductor': compiled
+)->nn.Module:     # a copy that is traced in its first call
+    "`net`, through `torch.compile`."
+    net = deepcopy(net)
+    net.compile(backend=backend, dynamic=False)
+    return net
+
 @call_parse
 def layers(
     nets:str='digits,mnist,small', # digits (8×8), mnist (28×28) and small (32×32), between commas
     batches:str='1,2',      # images in a call: guidance asks for one image twice
     threads:int=1,          # of the processor
     rounds:int=400,         # in turns; a tenth more warms up
+    compiled:bool=False,    # measure a compiled copy too? That takes some minutes
     seed:int=0,             # of weights and inputs
     out:str='benchmarks/results.csv', # rows are added to this file; '': to none
 ):
-    "A network's call for one image against its plain layers, called by hand."
+    "A network's call for one image, plain and traced, against its plain layers, called by hand."
     if bad := set(nets.split(',')) - {'digits', 'mnist', 'small'}: raise SystemExit(f"nets are digits, mnist and small, not {', '.join(sorted(bad))}")
     torch.set_num_threads(threads)
     print(f'{machine()}, {threads} threads, torch {torch.__version__}; median of {rounds} calls in turns')
@@ -87,14 +99,28 @@ def layers(
             torch.manual_seed(seed)
             z, lam, y, times = torch.randn(b, *net.shape), torch.randn(b), torch.arange(b), []
             hand, n = by_hand(net, z, lam, y)
-            now = time.perf_counter
+            ways = {'the network': net, 'the network, traced': copied(net, 'eager')}
+            if compiled: ways['the network, compiled'] = copied(net, 'inductor')
+            first = {}
             with torch.inference_mode():
-                torch.testing.assert_close(hand(z+1, lam, y), net(z+1, lam, y), rtol=0, atol=0)
+                for way, f in ways.items():
+                    t0, tol = time.perf_counter(), 1e-4*(way == 'the network, compiled')
+                    torch.testing.assert_close(f(z+1, lam, y), hand(z+1, lam, y), rtol=tol, atol=tol)
+                    first[way] = time.perf_counter()-t0
+                ways[by := 'plain layers by hand'] = hand
                 for _ in range(rounds + rounds//10):
-                    t0 = now(); net(z, lam, y); t1 = now(); hand(z, lam, y); times.append((t1-t0, now()-t1))
-            a, h = zip(*times[rounds//10:])
-            more = median(i/j for i, j in zip(a, h))
-            print(f'{name:7} {b} in a call: {median(a)*1e3:8.3f} ms, {n} calls by hand {median(h)*1e3:8.3f} ms, ratio {more:.3f}', flush=True)
-            case = f'net={name} batch={b}'
-            record(out, 'layers', case, 'the network', dict(seconds_per_call=(median(a), min(a), max(a)), over_plain_layers=more), seed)
-            record(out, 'layers', case, 'plain layers by hand', dict(seconds_per_call=(median(h), min(h), max(h))), seed)
+                    took = {}
+                    for way, f in ways.items():
+                        t0 = time.perf_counter()
+                        f(z, lam, y)
+                        took[way] = time.perf_counter()-t0
+                    times.append(took)
+            print(f'{name}, {b} in a call; {n} calls by hand', flush=True)
+            for way in ways:
+                t = [o[way] for o in times[rounds//10:]]
+                values = dict(seconds_per_call=(median(t), min(t), max(t)))
+                if way != by:
+                    values['over_plain_layers'] = median(o[way]/o[by] for o in times[rounds//10:])
+                    if 'the network' != way: values['seconds_first_call'] = first[way]
+                print(f"  {way:22} {median(t)*1e3:8.3f} ms, {values.get('over_plain_layers', 1):.3f} ×; first call {first.get(way, 0):.1f} s", flush=True)
+                record(out, 'layers', f'net={name} batch={b}', way, values, seed)

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['need', 'find', 'numbers', 'pixels']
 
-# %% ../nbs/doors.ipynb #be09035d
+# %% ../nbs/doors.ipynb #63509e93
 import math, sys, warnings
 from ast import literal_eval
+from inspect import signature
 from pkgutil import resolve_name
 
 # %% ../nbs/doors.ipynb #8189de6b
@@ -18,15 +19,17 @@ def need(
     "A door: raises ValueError with `text` unless `ok`."
     if not ok: raise ValueError(text)
 
-# %% ../nbs/doors.ipynb #4fea2beb
+# %% ../nbs/doors.ipynb #a2769295
 def find(
     table:dict,  # entries by name
     name:str,    # one of them, or a dotted path, such as `my_module.MyRule`
     what:str,    # the argument that was given
     kind=None,   # class that a path must lead to, or to one derived from it
+    call=None,   # arguments and keywords it must take, as in `((model,), dict(w=1.))`
 ):               # the entry; one of a dotted path is then in the table
     """An entry by its name, or from a module, installed or in the current folder.
-    Raises ValueError where there is neither, or the path leads to another kind."""
+    Raises ValueError where there is neither, or the path leads to another kind, or
+    to what takes other arguments."""
     if name in table: return table[name]
     if '' not in sys.path: sys.path.append('')  # the current folder, for commands
     like, why = next(iter(table.values())), ''
@@ -37,9 +40,10 @@ def find(
             o = resolve_name(name)
             if kind: fits = isinstance(o, type) and issubclass(o, kind)
             else: fits = type(o) is type(like) or callable(o) and callable(like)
+            if fits and call: signature(o).bind(*call[0], **call[1])
             if fits: return table.setdefault(name, o)
             why = f", which is a {'class' if isinstance(o, type) else type(o).__name__}"
-    except (ImportError, AttributeError, ValueError) as e: why = f' ({e})'
+    except (ImportError, AttributeError, TypeError, ValueError) as e: why = f' ({e})'
     raise ValueError(f"{what} must be one of {', '.join(table)} or a dotted path to "
                      f"{wanted}, got {name!r}{why}")
 

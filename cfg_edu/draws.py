@@ -40,8 +40,8 @@ class Sampling:
         need(s.up or not (s.up_w or s.up_steps or s.level),
              "up must be given with up_w, up_steps and level")
         if s.net: find(presets, s.net, 'net')
-        find(rules, s.rule, 'rule')
-        make = find(samplers, s.sampler, 'sampler')
+        find(rules, s.rule, 'rule', call=((None,), dict(w=1.)))
+        make = find(samplers, s.sampler, 'sampler', call=((), dict(v=0., sched=None)))
         need(0 <= s.level <= .5,
              f"level must lie in [0, 0.5], as cfg_train draws it, got {s.level}")
         CFG(None, s.up_w)                               # its door, and the grid's

@@ -5,7 +5,10 @@ import pytest, torch
 sys.path.append(str(Path(__file__).parents[1]))
 from benchmarks import gpu as gp, layers, rivals
 from benchmarks.contestants import stir
+from cfg_edu.denoiser import Denoiser
+from cfg_edu.guidance import CFG
 from cfg_edu.nets import unet_digits
+from cfg_edu.sampling import sample
 
 
 def test_who_is_not_installed_is_named_and_left_out(monkeypatch, capsys):
@@ -56,3 +59,14 @@ def test_plain_layers_by_hand():
     with torch.inference_mode():
         for k in range(3): assert torch.equal(hand(z+k, lam-k, (y+k)%11), net(z+k, lam-k, (y+k)%11))
         assert not torch.equal(hand(z, lam, y), hand(z, lam, y-1))
+
+
+def test_a_traced_network_draws_the_same_bits():
+    "Of one guided image, step by step, in one trace"
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    plain, y = stir(unet_digits()).eval(), torch.tensor([3])
+    traced = layers.copied(plain, 'eager')
+    a, b = (sample(CFG(Denoiser(net), 1.), (1, 1, 8, 8), y, n_steps=5) for net in (plain, traced))
+    assert torch.equal(a, b) and a.std() > 0
+    assert torch._dynamo.utils.counters['stats']['unique_graphs'] == 1

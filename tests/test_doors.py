@@ -63,6 +63,14 @@ def test_a_dotted_path_to_another_kind():
     assert find(rules, 'cfg_edu.guidance.ClassifierGuided', 'rule') is guidance.ClassifierGuided
     with pytest.raises(ValueError, match="judge must be one of .* a subclass of Judge, got 'torch.nn.Linear'"): judges.get_judge('torch.nn.Linear')
 
+
+def test_a_rule_or_a_sampler_that_takes_other_arguments():
+    "It is callable, and is refused before a network is loaded"
+    for table, (what, path) in zip((rules, samplers), dict(rule='cfg_edu.guidance.Interval', sampler='cfg_edu.sampling.sample').items()):
+        said = refusal(lambda: draws.Sampling(**{what: path}))
+        assert f"{what} must be one of" in said and f"got '{path}' (" in said and 'argument' in said, said
+        assert path not in table
+
 n = 24
 x, y = torch.rand(n, 1, 8, 8)*2 - 1, torch.arange(n)%3
 small = lambda: data.data_dls(x, y, list('abc'), 4)
