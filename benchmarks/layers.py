@@ -91,6 +91,9 @@ def layers(
     "A network's call for one image, plain and traced, against its plain layers, called by hand."
     if bad := set(nets.split(',')) - {'digits', 'mnist', 'small'}: raise SystemExit(f"nets are digits, mnist and small, not {', '.join(sorted(bad))}")
     torch.set_num_threads(threads)
+    if compiled:                                            # what an earlier run compiled is not taken
+        from torch._inductor import config
+        config.force_disable_caches = True
     print(f'{machine()}, {threads} threads, torch {torch.__version__}; median of {rounds} calls in turns')
     for name in nets.split(','):
         make, classes = known[name]
@@ -99,6 +102,7 @@ def layers(
             torch.manual_seed(seed)
             z, lam, y, times = torch.randn(b, *net.shape), torch.randn(b), torch.arange(b), []
             hand, n = by_hand(net, z, lam, y)
+            torch._dynamo.reset()                           # it gives up on a function after some traces
             ways = {'the network': net, 'the network, traced': copied(net, 'eager')}
             if compiled: ways['the network, compiled'] = copied(net, 'inductor')
             first = {}

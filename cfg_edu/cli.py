@@ -110,6 +110,8 @@ def cfg_train(
     up:int=None,
     # noise or blur, to disturb the small images by a level the network is told
     disturb:str=None,
+    # the upsampler learns only what the small images do not show
+    detail=False,
     # mlp, unet_digits, _tiny, _small, _32, _64, adm64, dotted path; default: data's
     net:str=None,
     # start from the averaged weights of this run folder, or of ADM's network: adm

@@ -16,6 +16,7 @@ from . import glyphs, imagenet  # noqa: F401 (their rungs)
 from .doors import find, need
 from .files import fingerprint
 from .schedule import Schedule
+from .denoiser import Denoiser
 from .data import rungs
 from .nets import presets
 from .training import diffusion_learner, SampleGrid
@@ -64,8 +65,9 @@ class Plan(AttrDict):
                  f"with init {s.init!r}, got {s[k]!r}")
         need(s.init == 'adm' or not s.weights, f"weights {s.weights!r} are for init adm")
         need(s.init != 'adm' or not s.up, "up must be left out with init adm")
-        need(s.up or not s.disturb, "disturb is for an upsampler: give up, the size "
-             "of its small images")
+        for k in ('disturb', 'detail'):
+            need(s.up or not s[k], f"{k} is for an upsampler: give up, the size "
+                 "of its small images")
         need(s.told_w or not s.teacher, "teacher must be given with told_w")
         need(not s.teacher or Run(s.teacher).finished and not s.init, "teacher must be "
              f"the folder of a trained run, and init left out, got {s.teacher!r}")
@@ -137,8 +139,9 @@ class Plan(AttrDict):
         "The averaged one of an earlier run. Raises ValueError for other classes."
         run = Run(self[role])
         was = {'classes': c['classes'], **run.config}
-        keys = 'shape n_classes classes up disturb' + ' cond'*(role == 'init')
-        off = ' and '.join(k for k in keys.split() if was.get(k) != c.get(k))
+        keys = 'shape n_classes classes up disturb detail' + ' cond'*(role == 'init')
+        off = ' and '.join(k for k in keys.split()
+                           if (was.get(k) or None) != (c.get(k) or None))
         need(not off, f"{role} {self[role]!r} was trained on other data: its {off} differ")
         net = run.model(device='cpu').net
         c[role] = fingerprint(*net.state_dict().values())
@@ -164,8 +167,11 @@ class Plan(AttrDict):
         s, clip = self, (-1., 1.) if len(net.shape) == 3 else None
         grid = SampleGrid(max(1, s.epochs//10), clip=clip, folder=Path(s.out)/'samples')
         cbs = [GradientClip(s.grad_clip), Deal(), grid]
-        cbs += [LowRes(s.up, s.disturb)]*bool(s.up)
-        if s.told_w: cbs.append(TellW(Run(s.teacher).model() if s.teacher else None))
+        cbs += [LowRes(s.up, s.disturb, detail=s.detail)]*bool(s.up)
+        if s.told_w:
+            who = Run(s.teacher).model() if s.teacher else None
+            if who and s.detail: who = Denoiser(who.net, who.predicts)  # it sees details
+            cbs.append(TellW(who))
         cbs += [ChannelsLast()]*s.channels_last
         cbs += [GradientAccumulation(s.bs)]*(s.at_once < s.bs)
         if s.precision != 'fp32': cbs.append(HalfPrecision(s.precision))

@@ -17,6 +17,7 @@ from .conditions import conditions
 from .nets import net_for, presets
 from .training import per_step, SampleGrid
 from .processes import rng_state, set_rng_state
+from .upsampling import Detail
 from . import onepass  # noqa: F401 (what is told w, by name)
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
@@ -49,7 +50,7 @@ class Run:
         by.update((m.__name__, m.__version__) for m in (torch, fastai, np))
         if not path.exists(): return write_json(path, {**settings, 'versions': by})
         old = read_json(path)
-        was = dict(rule='cfg', told_w=False, stats=old.get('reference'),
+        was = dict(rule='cfg', told_w=False, detail=False, stats=old.get('reference'),
                    balanced=True)           # what an old run does not say
         was.update({k: settings.get(k) for k in ('classes', 'hub')}, **old)
         other = [f"{k} {was.get(k)!r} there, {v!r} asked"
@@ -117,7 +118,8 @@ def model(self:Run,
             known = (f.metadata() or {}).get('fingerprint')
         need(known in (None, fingerprint(*state.values())),
              'a number in it has changed')
-        with torch.device('meta'): m = Denoiser(network(config), config['predicts'])
+        kind = Detail if config.get('detail') else Denoiser
+        with torch.device('meta'): m = kind(network(config), config['predicts'])
         m.net.load_state_dict(state, assign=True)       # until here it cost nothing
     except Exception as e:
         why = (f"{file} is damaged, or config.json beside it "

@@ -6,17 +6,20 @@ import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file
 from scipy.ndimage import gaussian_filter1d
+from torch.nn import functional as F
 from shaken import shake
+from cfg_edu import plan
 from cfg_edu.cli import cfg_evaluate, cfg_sample, cfg_tradeoff, cfg_train
 from cfg_edu.data import data_dls, digits, digits_dls
-from cfg_edu.denoiser import Denoiser
+from cfg_edu.denoiser import Denoiser, eps2v, eps2x
 from cfg_edu.guidance import CFG, ClassifierGuided, Interval
 from cfg_edu.nets import Preset, UNet, presets, unet_digits
 from cfg_edu.runs import Run
 from cfg_edu.sampling import sample
 from cfg_edu.training import SampleGrid, diffusion_learner
 from cfg_edu.variants import LateUNet
-from cfg_edu.upsampling import LowRes, Part, Stack, Upsampling, beside, blurred, noised, shrink, smaller
+from cfg_edu.schedule import amps
+from cfg_edu.upsampling import Detail, LowRes, Part, Stack, Upsampling, beside, blurred, noised, shrink, smaller
 
 def tiny(size=8, **kwargs): return UNet(size, 1, 16, n_classes=10, head_channels=16, **kwargs)
 def upsampler(channels=1): return Denoiser(shake(tiny(beside=(channels, 4, 4)), .05)).eval()
@@ -140,10 +143,35 @@ def test_what_does_not_fit_is_said_before_work(match, make):
     with pytest.raises(ValueError, match=match): make(a, b)
     assert not drawn
 
-@pytest.mark.parametrize('disturb', [None, 'noise', 'blur'])
-def test_training_learns_to_use_the_small_image(disturb, tmp_path):
+class Fine:
+    "The exact network for details of 8×8 images: N(0, s²) in each pixel, whatever the small image"
+    s = .3
+    def __init__(self, predicts): self.predicts = predicts
+    def __call__(self, z, lam, y=None, low=None):
+        alpha, sigma = amps(lam, 4)
+        eps = sigma*z/((alpha*self.s)**2 + sigma**2)
+        return eps if self.predicts == 'eps' else (eps2v if self.predicts == 'v' else eps2x)(z, eps, lam)
+
+@pytest.mark.parametrize('predicts', ['v', 'eps', 'x'])
+def test_a_model_of_the_detail_is_a_model_of_the_image(predicts):
+    "Against the closed form for images around their enlarged small ones, with and without guidance, and in samples"
     torch.manual_seed(0)
-    callback = LowRes(4, disturb)
+    model, low = Detail(Fine(predicts), predicts), 2*torch.rand(400, 2, 4, 4)-1            # the second channel only tells a level
+    middle = F.interpolate(low[:,:1], (8, 8), mode='bilinear')
+    z, lam = torch.randn(400, 1, 8, 8), torch.linspace(-8, 8, 400)
+    alpha, sigma = amps(lam, 4)
+    exact = sigma*(z-alpha*middle)/((alpha*Fine.s)**2 + sigma**2)
+    up, y = Upsampling(model, low), torch.zeros(400, dtype=torch.long)
+    for eps in (model(z, lam, None, low), up(z, lam), *up.pair(z, lam, y), CFG(up, 2.)(z, lam, y)): assert torch.allclose(eps, exact, atol=2e-4, rtol=1e-3)
+    detail = sample(up, (400, 1, 8, 8), n_steps=32) - middle
+    assert abs(detail.mean()) < 4*Fine.s/160 and abs(detail.std()/Fine.s - 1) < .03
+    with pytest.raises(ValueError, match='low must be given'): model(z, lam)
+
+@pytest.mark.parametrize('detail', [False, True])
+@pytest.mark.parametrize('disturb', [None, 'noise', 'blur'])
+def test_training_learns_to_use_the_small_image(disturb, detail, tmp_path):
+    torch.manual_seed(0)
+    callback = LowRes(4, disturb, detail=detail)
     learn = diffusion_learner(digits_dls(device='cpu'), unet_digits(beside=(1 + (disturb is not None), 4, 4)), lr=4e-3, decay=.9, cbs=[callback, SampleGrid(5, folder=tmp_path)])
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(5, 4e-3)
@@ -151,7 +179,8 @@ def test_training_learns_to_use_the_small_image(disturb, tmp_path):
     x, y = digits('valid')
     lam, noise = torch.zeros(len(x)), torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     z, low = (x + noise)/2**.5, callback.of(x, torch.Generator().manual_seed(0))
-    with torch.no_grad(): right, wrong = ((learn.ema.avg(z, lam, y, o)-noise).square().mean() for o in (low, low.roll(1, 0)))
+    model = Detail(learn.ema.avg.net) if detail else learn.ema.avg
+    with torch.no_grad(): right, wrong = ((model(z, lam, y, o)-noise).square().mean() for o in (low, low.roll(1, 0)))
     assert right < .9*wrong and [*tmp_path.glob('*.png')]
 
 def test_a_picture_shows_held_out_images_of_the_class_asked_for():
@@ -195,12 +224,30 @@ def test_folders_that_make_no_stack(runs):
     other = str(folder/'other')
     cfg_train('digits', out=other, up=2, net='tiny', steps=4)
     for match, call in (('is an upsampler: give it as up', lambda: cfg_sample(up)), ('must enlarge the images', lambda: cfg_sample(small, up=small)), ('must enlarge the images', lambda: cfg_sample(small, up=other)),
-                        ('up must be given with up_w', lambda: cfg_sample(small, up_w=1.)), ('disturb is for an upsampler', lambda: cfg_train(out=str(folder/'q'), disturb='noise')),
+                        ('up must be given with up_w', lambda: cfg_sample(small, up_w=1.)), ('disturb is for an upsampler', lambda: cfg_train(out=str(folder/'q'), disturb='noise')), ('detail is for an upsampler', lambda: cfg_train(out=str(folder/'q'), detail=True)), ('its detail differ', lambda: cfg_train('digits', out=str(folder/'q'), init=up, up=4, disturb='noise', detail=True, net='tiny', steps=4)),
                         ('size must divide', lambda: cfg_train(out=str(folder/'q'), size=3)), ('size must divide', lambda: cfg_train(out=str(folder/'q'), up=3)), ('up is for images', lambda: cfg_train('moons', out=str(folder/'q'), up=1)),
                         ('must be trained before upsamplers', lambda: cfg_tradeoff(out=str(folder/'q'), up=up)), ('level must lie in', lambda: cfg_sample(small, up=up, level=.6)), ('n_steps must be', lambda: cfg_sample(small, up=up, up_steps=1)), ('size must be at least 1', lambda: cfg_train(out=str(folder/'q'), size=0)), ('up must be at least 1', lambda: cfg_train(out=str(folder/'q'), up=0)), ('w must be finite', lambda: cfg_tradeoff('digits', out=small, up=up, up_w=-2.)), ('cfg_train makes it', lambda: cfg_sample(small, up=str(folder/'none'))),
                         ('w must be finite', lambda: cfg_sample(small, up=up, up_w=-3.)), ('its up and disturb differ', lambda: cfg_train('digits', out=str(folder/'q'), init=up, net='tiny', steps=4))):
         with pytest.raises((ValueError, FileNotFoundError), match=match): call()
     assert not (folder/'q').exists()
+
+def test_an_upsampler_of_details_in_commands(runs, monkeypatch):
+    "The run says that it is one, its model is of the images, and a teacher of details is shown details"
+    small, _, folder = runs
+    fine, told = str(folder/'fine'), str(folder/'told')
+    cfg_train('digits', out=fine, up=4, detail=True, net='tiny', steps=4)
+    model = Run(fine).model(device='cpu')
+    assert type(model) is Detail and Run(fine).config['detail']
+    low = digits()[0][:3, :, ::2, ::2]
+    x = cfg_sample(small, n=3, up=fine, n_steps=2)[0]
+    assert x.shape == (3, 1, 8, 8)
+    z, lam = torch.randn(3, 1, 8, 8), torch.zeros(3)
+    rest = z - .5**.5*F.interpolate(low, (8, 8), mode='bilinear')
+    assert torch.allclose(model(z, lam, None, low), Denoiser(model.net)(rest, lam, None, low), atol=1e-6)
+    seen, real = [], plan.TellW
+    monkeypatch.setattr(plan, 'TellW', lambda teacher: seen.append(teacher) or real(teacher))
+    cfg_train('digits', out=told, up=4, detail=True, net='tiny', steps=4, told_w=True, teacher=fine)
+    assert type(seen[0]) is Denoiser and seen[0].null == 10
 
 def test_a_weight_that_an_upsampler_never_learned_is_said(runs):
     small, _, folder = runs
