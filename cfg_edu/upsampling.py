@@ -83,8 +83,8 @@ def enlarged(
     return F.interpolate(low[:,:x.shape[1]].to(x), x.shape[2:], mode='bilinear')
 
 class Detail(Denoiser):
-    """An upsampler of images whose network has learned x minus the enlarged small
-    image, @eq-detail. Raises ValueError where no small image is given."""
+    """An upsampler whose network has learned only the detail, x − Uℓ.
+    Raises ValueError where no small image is given."""
     def forward(self,
         z:Tensor,    # (b, c, h, w) noisy images
         lam:Tensor,  # (b,) log-SNR, nats
@@ -103,8 +103,12 @@ class Detail(Denoiser):
         "ε told y and ε told nothing, of the same detail."
         return super().pair(self.rest(z, lam, low), lam, y, low)
 
-    def rest(self, z, lam, low):
-        "z − αUℓ: the noisy detail"
+    def rest(self,
+        z:Tensor,    # (b, c, h, w) noisy images
+        lam:Tensor,  # (b,) log-SNR, nats
+        low,         # (b, c', h', w') small images
+    )->Tensor:       # (b, c, h, w)
+        "The noisy detail, z − αUℓ."
         need(low is not None, "low must be given: this network knows only what a small "
              "image does not show")
         return z - (amps(lam, z.ndim)[0]*enlarged(low, z)).to(z)
