@@ -80,6 +80,6 @@ if pages:
     for f in pages:
         name = f.relative_to(root).as_posix().replace('.html', '.md')
         if llms and name != '404.md' and (f'/{name})' not in llms and f'({name})' not in llms or not (root/name).exists()): found.append(f'llms.txt: without {name}')
-        elif (root/name).exists() and 'data:image' in (root/name).read_text(encoding='utf-8'): found.append(f'{name}: the data of a picture')
+        elif (root/name).exists() and re.search(r'data:image/[\w+.-]+;base64,[\w+/]{20}', (root/name).read_text(encoding='utf-8')): found.append(f'{name}: the data of a picture')
 print('\n'.join(found) or f'{len(pages)} pages, {inside} links inside, {outside} to other sites: nothing found')
 sys.exit(bool(found) or not pages)

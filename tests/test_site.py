@@ -76,6 +76,9 @@ def test_after(tmp_path):
     assert not (tmp_path/'_proc/_docs/README.md').exists()
     assert (tmp_path/'_proc/_docs/guidance.md').read_text(encoding='utf-8') == '# A page\n\n> About & so\n\nTo $w\\,x$, see [it](guidance.md#CFG).\n\n```python\nx\n```\n\n*Some* [Dots]\n\n```\nprinted\n```\n'
     assert f'## Theory\n\n- [A page]({own}guidance.md): About & so' in (tmp_path/'_proc/_docs/llms.txt').read_text(encoding='utf-8')
+    for text, code in (('![](data:image/png;base64,{png})', 0), (f'![](data:image/png;base64,{png})', 1)):     # code that makes a picture is none
+        (tmp_path/'_proc/_docs/guidance.md').write_text(text, encoding='utf-8')
+        assert run(top/'.ci/links.py', tmp_path/'_proc/_docs', own).returncode == code
 
 @pytest.mark.parametrize('old, new, said', [
     ('guidance.html#CFG"', 'guidance.html#cfg"', 'the link called CFG leads to cfg'), ('guidance.html#CFG"', 'guidance.html#Cfg"', 'there is no such place'), ('guidance.html#CFG"', 'guidanc.html"', 'leads nowhere'),
