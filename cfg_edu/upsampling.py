@@ -74,14 +74,15 @@ class Upsampling(Wrapper):
              f"{len(z)}: draw them in one batch, or with `Stack`")
         return self.low.to(z.device)
 
-# %% ../nbs/35_upsampling.ipynb #5536b89d
+# %% ../nbs/35_upsampling.ipynb #6d30f567
 def enlarged(
-    low:Tensor,  # (b, c', h', w') what an upsampler is given, of at least c channels
+    low:Tensor,  # (b, c', h', w') small images, c' at least c
     x:Tensor,    # (b, c, h, w) large images
 )->Tensor:       # (b, c, h, w)
     "The small images, bilinear, at the size and in the dtype of `x`."
     return F.interpolate(low[:,:x.shape[1]].to(x), x.shape[2:], mode='bilinear')
 
+# %% ../nbs/35_upsampling.ipynb #c172ec68
 class Detail(Denoiser):
     """An upsampler whose network has learned only the detail, x − Uℓ.
     Raises ValueError where no small image is given."""
@@ -109,8 +110,8 @@ class Detail(Denoiser):
         low,         # (b, c', h', w') small images
     )->Tensor:       # (b, c, h, w)
         "The noisy detail, z − αUℓ."
-        need(low is not None, "low must be given: this network knows only what a small "
-             "image does not show")
+        need(low is not None, "low must be given: this network knows only what "
+             "a small image does not show")
         return z - (amps(lam, z.ndim)[0]*enlarged(low, z)).to(z)
 
 # %% ../nbs/35_upsampling.ipynb #51403d50
