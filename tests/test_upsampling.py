@@ -2,6 +2,7 @@
 import os, subprocess, sys, warnings
 from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file
@@ -166,6 +167,14 @@ def test_a_model_of_the_detail_is_a_model_of_the_image(predicts):
     detail = sample(up, (400, 1, 8, 8), n_steps=32) - middle
     assert abs(detail.mean()) < 4*Fine.s/160 and abs(detail.std()/Fine.s - 1) < .03
     with pytest.raises(ValueError, match='low must be given'): model(z, lam)
+
+@pytest.mark.parametrize('disturb', [None, 'noise', 'blur'])
+def test_a_detail_and_what_is_given_are_the_image(disturb):
+    x, low = 2*torch.rand(5, 1, 8, 8)-1, LowRes(4, disturb, detail=True)
+    low.learn = SimpleNamespace(xb=(x,), diffuse=SimpleNamespace(gen=None))
+    low.before_batch()
+    detail, given = low.learn.xb
+    assert torch.allclose(detail + F.interpolate(given[:,:1], (8, 8), mode='bilinear'), x, atol=1e-6) and (detail-x).abs().max() > .1
 
 @pytest.mark.parametrize('detail', [False, True])
 @pytest.mark.parametrize('disturb', [None, 'noise', 'blur'])
