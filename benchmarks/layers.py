@@ -125,6 +125,6 @@ def layers(
                 values = dict(seconds_per_call=(median(t), min(t), max(t)))
                 if way != by:
                     values['over_plain_layers'] = median(o[way]/o[by] for o in times[rounds//10:])
-                    if 'the network' != way: values['seconds_first_call'] = first[way]
+                    if way != 'the network': values['seconds_first_call'] = first[way]
                 print(f"  {way:22} {median(t)*1e3:8.3f} ms, {values.get('over_plain_layers', 1):.3f} ×; first call {first.get(way, 0):.1f} s", flush=True)
                 record(out, 'layers', f'net={name} batch={b}', way, values, seed)

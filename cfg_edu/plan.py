@@ -138,10 +138,9 @@ class Plan(AttrDict):
     ):                # a network
         "The averaged one of an earlier run. Raises ValueError for other classes."
         run = Run(self[role])
-        was = {'classes': c['classes'], **run.config}
+        was = {'classes': c['classes'], 'detail': False, **run.config}
         keys = 'shape n_classes classes up disturb detail' + ' cond'*(role == 'init')
-        off = ' and '.join(k for k in keys.split()
-                           if (was.get(k) or None) != (c.get(k) or None))
+        off = ' and '.join(k for k in keys.split() if was.get(k) != c.get(k))
         need(not off, f"{role} {self[role]!r} was trained on other data: its {off} differ")
         net = run.model(device='cpu').net
         c[role] = fingerprint(*net.state_dict().values())

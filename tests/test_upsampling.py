@@ -1,5 +1,5 @@
 "Networks that enlarge images: what they are given, how they are trained, and stacks of them."
-import os, subprocess, sys, warnings
+import json, os, subprocess, sys, warnings
 from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
@@ -257,6 +257,17 @@ def test_an_upsampler_of_details_in_commands(runs, monkeypatch):
     monkeypatch.setattr(plan, 'TellW', lambda teacher: seen.append(teacher) or real(teacher))
     cfg_train('digits', out=told, up=4, detail=True, net='tiny', steps=4, told_w=True, teacher=fine)
     assert type(seen[0]) is Denoiser and seen[0].null == 10
+
+def test_a_run_of_before_says_nothing_of_details(runs):
+    "It is finished, and another may start from it"
+    _, up, folder = runs
+    how, file = dict(up=4, disturb='noise', net='tiny', steps=4), folder/'up'/'config.json'
+    config = json.loads(file.read_text())
+    del config['detail']
+    file.write_text(json.dumps(config))
+    cfg_train('digits', out=up, **how)
+    cfg_train('digits', out=str(folder/'on'), init=up, **how)
+    assert type(Run(up).model()) is Denoiser and Run(str(folder/'on')).finished
 
 def test_a_weight_that_an_upsampler_never_learned_is_said(runs):
     small, _, folder = runs
