@@ -336,8 +336,9 @@ def cfg_tradeoff(
     steps = Plan.whole(steps, c['every'])['steps'] if steps else c['steps']
     if run.finished: first(run.claim, dict(data=data, steps=steps))
     home = jury.of(run).home if run.finished else run       # whose images are judged
-    size = (home.config if run.finished else c).get('size')
-    dls = loaders(data, jury.path, size, seed=c['seed'], bs=c.get('at_once', 1))
+    its = home.config if run.finished else c
+    how = dict(size=its.get('size'), seed=its['seed'], bs=c.get('at_once', 1))
+    dls = loaders(data, jury.path, **how)
     jury.meet(data, dls, dls.train_ds.tensors[0].shape[1:])
     if run.finished: first(home.claim, dict(data_fingerprint=known(dls)))
     else:

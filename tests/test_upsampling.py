@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from shaken import shake
 from cfg_edu import plan
 from cfg_edu.cli import cfg_evaluate, cfg_sample, cfg_tradeoff, cfg_train
-from cfg_edu.data import data_dls, digits, digits_dls
+from cfg_edu.data import data_dls, digits, digits_dls, Rung, rungs
 from cfg_edu.denoiser import Denoiser, eps2v, eps2x
 from cfg_edu.guidance import CFG, ClassifierGuided, Interval
 from cfg_edu.nets import Preset, UNet, presets, unet_digits
@@ -257,6 +257,20 @@ def test_an_upsampler_of_details_in_commands(runs, monkeypatch):
     monkeypatch.setattr(plan, 'TellW', lambda teacher: seen.append(teacher) or real(teacher))
     cfg_train('digits', out=told, up=4, detail=True, net='tiny', steps=4, told_w=True, teacher=fine)
     assert type(seen[0]) is Denoiser and seen[0].null == 10
+
+def test_networks_of_two_seeds_make_one_stack(runs):
+    "Whose pictures are made anew with each seed: samples are judged by those of the upsampler"
+    small, up, folder = runs
+    def drawn(bs=64, seed=0, device=None, **kw):
+        x, y = digits('all')
+        return data_dls(x.roll(seed, -1), y, range(10), bs, 100, seed=seed, device=device)
+    rungs['drawn'] = Rung(drawn, 'tiny', judge='digits')
+    try:
+        for out, how in ((small, dict(size=4, seed=1)), (up, dict(up=4, seed=0))): cfg_train('drawn', out=out + '2', net='tiny', steps=4, **how)
+        how = dict(up=up + '2', n=20, n_steps=2)
+        row, = cfg_tradeoff('drawn', out=small + '2', ws='1', **how)
+        assert row['fid'] == pytest.approx(cfg_evaluate(small + '2', w=1., **how)['fid'])
+    finally: del rungs['drawn']
 
 def test_a_run_of_before_says_nothing_of_details(runs):
     "It is finished, and another may start from it"
